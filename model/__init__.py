@@ -1,0 +1,5 @@
+"""Loading models."""
+
+from evolpo.model.loading import DTYPES, ModelConfig, has_fast_bf16, load_model, load_tokenizer, model_folder
+
+__all__ = ["DTYPES", "ModelConfig", "has_fast_bf16", "load_model", "load_tokenizer", "model_folder"]

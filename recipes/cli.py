@@ -1,0 +1,186 @@
+"""The command line: `evolpo COMMAND [options]`. Every command is a hydra application.
+
+A user's mistake is one line on stderr and exit code 2; a failed run is exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from evolpo import InputError, __version__
+
+USAGE = f"""evolpo {__version__}: reinforcement-learning post-training of language models, by sentences
+
+usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
+
+  train        reinforcement learning           evolpo train experiment=smollm2_arithmetic
+  sft          supervised fine-tuning (DFT)     evolpo sft experiment=smollm2_arithmetic
+  evaluate     accuracy on held-out problems    evolpo evaluate experiment=smollm2_arithmetic model.path=FOLDER
+  model path   the folder of a model, made      evolpo model path model=smollm2
+               on first use
+  bench step   a training step against TRL's    evolpo bench step
+
+`evolpo COMMAND --help` shows the whole configuration; any field is an override: `evolpo train steps=20 algorithm=grpo`.
+`evolpo train --dry-run ...` checks a configuration without loading a model.
+"""
+
+
+def _train(config: Any) -> None:
+    from evolpo.recipes.launch import launched
+    from evolpo.recipes.resume import effective_config
+
+    checked = effective_config(config)
+    if checked.dry_run:
+        from evolpo.recipes.launch import dry_run
+
+        print(dry_run(checked))
+        return
+    if launched("train", checked.processes):
+        return
+    from evolpo.recipes.train import train
+
+    run = train(checked)
+    if int(os.environ.get("RANK", "0")) == 0:
+        from evolpo.recipes.report import closing_lines
+
+        print(closing_lines(run))
+
+
+def _sft(config: Any) -> None:
+    from evolpo.recipes.sft import sft
+
+    folder = sft(_to_object(config))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(folder)
+
+
+def _evaluate(config: Any) -> None:
+    from evolpo.recipes.evaluation_run import evaluation_run
+
+    print(evaluation_run(_to_object(config)))
+
+
+def _model_path(config: Any) -> None:
+    from evolpo.model import model_folder
+
+    print(model_folder(_to_object(config).model))
+
+
+def _bench_step(config: Any) -> None:
+    from evolpo.recipes.bench import bench_step
+
+    bench_step(_to_object(config))
+
+
+def _to_object(config: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(config)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its YAML file, the dataclass behind it, and what it runs."""
+
+    config: str
+    schema: str
+    run: Callable[[Any], None]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": Command("train", "evolpo.recipes.config:TrainConfig", _train),
+    "sft": Command("sft", "evolpo.recipes.config:SftConfig", _sft),
+    "evaluate": Command("evaluate", "evolpo.recipes.config:EvaluateConfig", _evaluate),
+    "model path": Command("model", "evolpo.recipes.config:ModelCommandConfig", _model_path),
+    "bench step": Command("bench_step", "evolpo.recipes.bench:BenchStepConfig", _bench_step),
+}
+"""Every command by name."""
+
+
+def split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """Command and what follows it.
+
+    Raises:
+        InputError: there is no such command.
+    """
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, arguments[words:]
+    raise InputError(f"command: {' '.join(arguments[:1])!r} is none of {', '.join(COMMANDS)}; try evolpo --help")
+
+
+def _expanded(argument: str, config_name: str) -> str:
+    """`--dry-run` as an override; `experiment=NAME` as the file of this command, `experiment=COMMAND/NAME`."""
+    if argument == "--dry-run":
+        return "dry_run=true"
+    field, equals, value = argument.partition("=")
+    if field.lstrip("+") != "experiment" or not value:
+        return argument
+    return field + equals + ",".join(one if "/" in one else f"{config_name}/{one}" for one in value.split(","))
+
+
+def one_line(error: Exception) -> str:
+    """A configuration error of hydra or OmegaConf on one line, with the field's full name where it has one."""
+    cause = error.__cause__ if getattr(error.__cause__, "full_key", None) else error
+    text = str(cause).split("\n    full_key:")[0]
+    key = getattr(cause, "full_key", None)
+    if not key:
+        return " ".join(str(error).split())
+    return f"{key}: {' '.join(text.split())}"
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command; raises what goes wrong."""
+    name, rest = split_command(arguments)
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    command = COMMANDS[name]
+    ConfigStore.instance().store(name=f"{command.config}_schema", node=resolve_name(command.schema))
+    rest = [_expanded(argument, command.config) for argument in rest]
+    sys.argv = [f"evolpo {name}", *rest]
+    sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
+    hydra.main(version_base=None, config_path="conf", config_name=command.config)(command.run)()
+
+
+def main() -> None:
+    """Entry point of `evolpo`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hydra hands its errors on instead of printing them
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from evolpo.rewards.stack import RewardError
+
+    try:
+        run(arguments)
+    except InputError as error:
+        sys.exit(_fail(" ".join(str(error).split()), 2))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_fail(one_line(error), 2))
+    except RewardError as error:
+        sys.exit(_fail(str(error), 1))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; evolpo train resume=RUN goes on from the last checkpoint", 130))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"evolpo: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

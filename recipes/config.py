@@ -1,0 +1,168 @@
+"""The configurations of the commands, composed from dataclasses that stand beside the code that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evolpo import InputError
+from evolpo.model import ModelConfig
+from evolpo.recipes.evaluate import EvaluationConfig
+from evolpo.rewards.stack import RewardsConfig
+from evolpo.rl.algorithm import AlgorithmConfig
+from evolpo.rl.metrics import LoggerConfig
+from evolpo.rl.trainer import TrainerConfig
+from evolpo.rollout.engine import RolloutConfig
+from evolpo.rollout.prompts import DataConfig
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise InputError unless a field is positive."""
+    if value <= 0:
+        raise InputError(f"{name}: {value} is not positive")
+
+
+@dataclass
+class TrainConfig:
+    """`evolpo train`: reinforcement learning."""
+
+    name: str = "run"
+    """Name of the run: its folder is `output_dir/name/TIME`."""
+    output_dir: str = "outputs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of data order and sampling; the same seed gives the same run on the same machine."""
+    steps: int = 100
+    """Steps; each is one rollout and `algorithm.optimizer_steps` optimizer steps."""
+    prompts_per_step: int = 8
+    """Prompts sampled from in a step, over all ranks."""
+    responses_per_prompt: int = 8
+    """Responses to each prompt: the group."""
+    processes: int = 0
+    """Processes to start on this machine; 0: one a GPU, or one without GPUs."""
+    resume: str = ""
+    """Folder of a run or of one of its checkpoints to go on from."""
+    dry_run: bool = False
+    """Check configuration, data, rewards and model folder, then stop without loading the model."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one part."""
+        for name in ("steps", "prompts_per_step"):
+            check_positive(name, getattr(self, name))
+        if self.responses_per_prompt < 2:
+            raise InputError(f"responses_per_prompt: {self.responses_per_prompt} is no group; give at least 2")
+        if self.algorithm.optimizer_steps > self.prompts_per_step * self.responses_per_prompt:
+            raise InputError(
+                f"algorithm.optimizer_steps: {self.algorithm.optimizer_steps} is more than the "
+                f"{self.prompts_per_step * self.responses_per_prompt} responses of a step; lower it"
+            )
+        longest = self.data.max_prompt_tokens + self.rollout.max_response_tokens
+        if self.trainer.tokens_per_micro_batch < longest:
+            raise InputError(
+                f"trainer.tokens_per_micro_batch: {self.trainer.tokens_per_micro_batch} holds no prompt and response "
+                f"(data.max_prompt_tokens {self.data.max_prompt_tokens} + rollout.max_response_tokens "
+                f"{self.rollout.max_response_tokens} = {longest}); give at least {longest}"
+            )
+
+    def check_ranks(self, world: int) -> None:
+        """Raise InputError unless the prompts of a step can be shared out over the ranks."""
+        if self.prompts_per_step % world:
+            raise InputError(
+                f"prompts_per_step: {self.prompts_per_step} cannot be shared by {world} ranks; "
+                f"give a multiple of {world}"
+            )
+
+    def describe_batch(self, world: int) -> str:
+        """The three batch sizes and how they belong together, in one line."""
+        responses = self.prompts_per_step * self.responses_per_prompt
+        return (
+            f"{self.prompts_per_step} prompts x {self.responses_per_prompt} responses = {responses} responses a step "
+            f"on {world} rank{'s' * (world > 1)}, in {self.algorithm.optimizer_steps} optimizer step"
+            f"{'s' * (self.algorithm.optimizer_steps > 1)}, micro-batches of at most "
+            f"{self.trainer.tokens_per_micro_batch} tokens"
+        )
+
+
+@dataclass
+class SftConfig:
+    """`evolpo sft`: supervised fine-tuning; on generated examples it is decoupled fine-tuning (DFT)."""
+
+    name: str = "sft"
+    """Name of the run: its folder is `output_dir/name/TIME`."""
+    output_dir: str = "outputs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of data order and generated examples."""
+    steps: int = 24
+    """Optimizer steps."""
+    examples_per_step: int = 16
+    """Examples in one optimizer step."""
+    path: str = ""
+    """JSONL file with `prompt`, `response` and, if wanted, `system`; empty: worked solutions of `data.train`."""
+    direct_share: float = 0.65
+    """Generated examples in instant mode: share that answers at once; the rest reasons in sentences."""
+    deep_share: float = 0.0
+    """Generated examples: share in the deep mode, with think and answer markers."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_positive("steps", self.steps)
+        check_positive("examples_per_step", self.examples_per_step)
+        for name in ("direct_share", "deep_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name)} is no share; give 0 to 1")
+
+
+@dataclass
+class EvaluateConfig:
+    """`evolpo evaluate`: accuracy of a model on held-out problems."""
+
+    name: str = "evaluate"
+    """Name of the run: its folder is `output_dir/name/TIME`."""
+    output_dir: str = "outputs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of the data split and of sampling."""
+    precision: str = "auto"
+    """bf16, fp32, or auto."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def writable_folder(path: str) -> Path:
+    """Make the folder of all runs.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output_dir: {path} cannot be written ({error.strerror}); give another folder") from None
+    return folder
+
+
+@dataclass
+class ModelCommandConfig:
+    """`evolpo model path`: where a model lies."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,0 +1,135 @@
+"""Examples for decoupled fine-tuning (Ling 2.0 technical report, section 4.1): one model, two modes by system prompt.
+
+RL can only reinforce what is sampled. So the instant mode is taught as a mix: most of its responses give the answer
+at once, the others reason in sentences first. RL then finds that reasoning pays, and the depth of reasoning evolves.
+A start that always reasons leaves RL next to nothing to find on these sums.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evolpo import InputError
+from evolpo.rollout.prompts import BOXED, INSTANT_MODE, Problem, user_message
+from evolpo.rollout.sources import column, read_jsonl
+
+DEEP_MODE = "detailed think on"
+Mode = Literal["direct", "sentences", "deep", "given"]
+
+_TERM = re.compile(r"-?\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation to be imitated; only the response is learnt."""
+
+    system: str
+    """System message, empty for none."""
+    prompt: str
+    """User message, complete with any instruction."""
+    response: str
+    """What the model shall say."""
+    mode: Mode = "given"
+    """How the response was made: `given` if it was read from a file."""
+
+
+def dft_examples(
+    problems: Sequence[Problem],
+    seed: int,
+    direct_share: float = 0.65,
+    deep_share: float = 0.0,
+    instruction: str = BOXED,
+) -> list[Example]:
+    """One example for each chain_sum problem, in the order of the problems, the modes mixed by `seed`.
+
+    Args:
+        problems: chain_sum problems of reasoning-gym.
+        seed: decides which problem gets which mode; not negative.
+        direct_share: share of the instant examples that answer at once; the others reason in sentences.
+        deep_share: share of all examples that are in deep mode (`detailed think on`).
+        instruction: appended to each problem; the same as `data.instruction` of the RL that follows.
+
+    Raises:
+        InputError: a problem is no chain_sum, or its answer is not the value of its expression.
+        ValueError: a share is outside 0 to 1.
+    """
+    if not (0 <= direct_share <= 1 and 0 <= deep_share <= 1):
+        raise ValueError(f"shares lie between 0 and 1, not direct_share={direct_share}, deep_share={deep_share}")
+    deep = round(deep_share * len(problems))
+    direct = round(direct_share * (len(problems) - deep))
+    order = np.random.default_rng(seed).permutation(len(problems))
+    examples = []
+    for problem, place in zip(problems, order, strict=True):
+        mode: Mode = "deep" if place < deep else "direct" if place < deep + direct else "sentences"
+        examples.append(_example(problem, mode, instruction))
+    return examples
+
+
+def read_examples(path: str) -> list[Example]:
+    """Read examples from JSONL with the columns `prompt`, `response` and, if wanted, `system` (default: instant mode).
+
+    Raises:
+        InputError: the file is missing, malformed or empty, or a column is not there or holds no text.
+    """
+    examples = []
+    for place, row in read_jsonl(path, "data.path"):
+        texts = {name: column(row, name, place, "data.path") for name in ("prompt", "response")}
+        texts["system"] = row.get("system", INSTANT_MODE)
+        for name, text in texts.items():
+            if not isinstance(text, str) or (name != "system" and not text.strip()):
+                raise InputError(f"data.path: {place}: column {name!r} holds {text!r}; it must hold text")
+        examples.append(Example(texts["system"], texts["prompt"], texts["response"]))
+    if not examples:
+        raise InputError(f"data.path: {path} holds no example; give one JSON object a line, with prompt and response")
+    return examples
+
+
+def _example(problem: Problem, mode: Mode, instruction: str) -> Example:
+    terms = _parse_terms(problem)
+    answer = f"The answer is \\boxed{{{sum(terms)}}}."
+    steps = _running_sums(terms)
+    system = INSTANT_MODE
+    if mode == "deep":
+        system, response = DEEP_MODE, f"<think> {steps or answer} </think> <answer> {answer} </answer>"
+    elif mode == "sentences" and steps:
+        response = f"{steps} {answer}"
+    else:
+        response = answer
+    return Example(system, user_message(problem.text, instruction), response, mode)
+
+
+def _running_sums(terms: Sequence[int]) -> str:
+    """A sentence a step, e.g. `12 + 45 = 57. 57 - 33 = 24.` for (12, 45, -33); empty for a single term."""
+    sentences, total = [], terms[0]
+    for term in terms[1:]:
+        sign = "-" if term < 0 else "+"
+        sentences.append(f"{total} {sign} {abs(term)} = {total + term}.")
+        total += term
+    return " ".join(sentences)
+
+
+def _parse_terms(problem: Problem) -> list[int]:
+    """The signed terms of the expression, checked against the answer."""
+    expression = problem.metadata.get("entry", {}).get("metadata", {}).get("expression")
+    if expression is None:
+        expression = problem.text.rpartition(":")[2].strip(" =")
+    tokens = expression.split()
+    numbers, operators = tokens[::2], tokens[1::2]
+    well_formed = len(tokens) % 2 == 1 and all(map(_TERM.fullmatch, numbers)) and set(operators) <= {"+", "-"}
+    if not well_formed:
+        raise InputError(
+            f"data.train: problem {problem.id} ({problem.text[:60]!r}) is no chain_sum; "
+            "make examples from chain_sum problems or read your own"
+        )
+    signs = [1] + [1 if operator == "+" else -1 for operator in operators]
+    terms = [sign * int(number) for sign, number in zip(signs, numbers, strict=True)]
+    if problem.answer is None or problem.answer.strip() != str(sum(terms)):
+        raise InputError(
+            f"data.train: problem {problem.id}: {expression} is {sum(terms)}, not {problem.answer}; mend the answer"
+        )
+    return terms

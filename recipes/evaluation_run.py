@@ -1,0 +1,43 @@
+"""`evolpo evaluate`: a model on held-out problems, without a trainer."""
+
+from __future__ import annotations
+
+import json
+
+from evolpo.model import DTYPES, has_fast_bf16, load_tokenizer, model_folder
+from evolpo.recipes.config import EvaluateConfig
+from evolpo.recipes.evaluate import evaluate, evaluation_metrics, evaluation_sampling, write_judged
+from evolpo.recipes.run import new_run_folder, write_config
+from evolpo.rewards.stack import RewardStack
+from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rollout.prompts import encode_problems, split_heldout
+
+
+def evaluation_run(config: EvaluateConfig) -> str:
+    """Evaluate, write `evaluation.json` and the verdicts a problem into the run's folder, and return both as text."""
+    with Progress(1, LoggerConfig()) as progress:
+        path = model_folder(config.model)
+        _, problems = split_heldout(config.data, config.seed)
+        tokenizer = load_tokenizer(path)
+        prompts = [prompt for _, prompt in encode_problems(problems, tokenizer, config.data)]
+        rewards = RewardStack(config.rewards)
+        run = new_run_folder(config.output_dir, config.name)
+        write_config(run, config)
+        progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
+        from evolpo.rollout.vllm_engine import VllmEngine
+
+        precision = config.precision if config.precision in DTYPES else "bf16" if has_fast_bf16() else "fp32"
+        dtype = {"bf16": "bfloat16", "fp32": "float32"}[precision]
+        longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+        engine = VllmEngine(path, config.rollout, dtype, longest, config.seed)
+        progress.note("evaluating")
+        sampling = evaluation_sampling(
+            config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature
+        )
+        judged = evaluate(engine, rewards, prompts, config.evaluation, sampling, config.seed)
+        rewards.close()
+    metrics = evaluation_metrics(judged, config.evaluation)
+    write_judged(run / "judged.jsonl", judged)
+    (run / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    lines = [f"{name:28} {value:.4f}" for name, value in metrics.items()]
+    return "\n".join([*lines, str(run)])

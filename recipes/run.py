@@ -1,0 +1,32 @@
+"""A run's folder: made, described, found again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from evolpo.recipes.config import writable_folder
+
+CONFIG = "config.yaml"
+
+
+def new_run_folder(output_dir: str, name: str) -> Path:
+    """Make `output_dir/name/TIME`; two runs never share one."""
+    base = writable_folder(output_dir) / name
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1000):
+        folder = base / (stamp if attempt == 0 else f"{stamp}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RuntimeError(f"no free run folder under {base}")
+
+
+def write_config(run: Path, config: Any) -> None:
+    """Write the whole configuration of a run beside its results."""
+    OmegaConf.save(OmegaConf.structured(config), run / CONFIG)

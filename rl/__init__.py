@@ -1,0 +1,1 @@
+"""The algorithm: data, segmentation, advantages, losses, log-probabilities, batching, trainer, checkpoints."""

@@ -1,0 +1,156 @@
+"""Log-probabilities of response tokens: the LM head runs on them alone, in chunks, and never keeps its logits.
+
+With N response tokens, hidden size H and vocabulary V the logits would be [N, V]. Here a chunk of them lives at a time,
+in the forward pass and again in the backward pass, so that peak memory is chunk x V, whatever N is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from evolpo.rl.batching import MicroBatch
+
+CHUNK = 512
+"""Response tokens whose logits are in memory at a time."""
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        size = len(targets)
+        logprobs = torch.empty(size, dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty(size if with_entropy else 0, dtype=torch.float32, device=hidden.device)
+        logsumexp = torch.empty_like(logprobs)
+        for start in range(0, size, chunk):
+            part = slice(start, start + chunk)
+            logits = (hidden[part] @ weight.T).float()  # [chunk, V]
+            if temperature != 1.0:
+                logits /= temperature
+            logsumexp[part] = logits.logsumexp(dim=1)
+            logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logsumexp[part]
+            if with_entropy:
+                logs = logits - logsumexp[part, None]
+                entropy[part] = -(logs.exp() * logs).sum(dim=1)
+        ctx.save_for_backward(hidden, weight, targets, logsumexp)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, logsumexp = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        scaled = grads[0] / ctx.temperature  # [N]
+        for start in range(0, len(targets), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            logits = (hidden[part] @ weight.T).float()
+            if ctx.temperature != 1.0:
+                logits /= ctx.temperature
+            grad = logits.sub_(logsumexp[part, None]).exp_().mul_(-scaled[part, None])  # [chunk, V]
+            grad.scatter_add_(1, targets[part, None], scaled[part, None])
+            grad = grad.to(weight.dtype)
+            torch.matmul(grad, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad.T, hidden[part])
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each target under softmax(hidden @ weight.T / temperature).
+
+    Args:
+        hidden: [N, H] hidden states that predict the targets.
+        weight: [V, H] weight of the LM head, in the dtype of `hidden`.
+        targets: [N] int64 token ids.
+        temperature: sampling temperature of the rollout; the policy is the distribution that was sampled from.
+        chunk: tokens whose logits are in memory at a time.
+        with_entropy: also compute the entropy of each distribution, in nats, without gradient.
+
+    Returns:
+        [N] float32 log-probabilities in nats, and [N] entropies or None.
+    """
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk, with_entropy)  # type: ignore[no-untyped-call]
+    return logprobs, entropy if with_entropy else None
+
+
+class Policy(nn.Module):
+    """A causal language model that answers with log-probabilities of response tokens instead of logits."""
+
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = CHUNK) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.chunk = chunk
+
+    @property
+    def head(self) -> nn.Module:
+        """The LM head."""
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return head
+
+    def forward(self, batch: MicroBatch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the micro-batch's response tokens.
+
+        Returns:
+            [B, T] float32, zero where `batch.mask` is False, and the entropies in the same shape, or None.
+        """
+        hidden = self.model.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state  # [R, L, H]
+        predicting = hidden.flatten(0, 1)[batch.predicting]  # [N, H]
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        logprobs, entropy = chunked_logprobs(
+            predicting, weight, batch.targets, self.temperature, self.chunk, with_entropy
+        )
+        return batch.unflatten(logprobs), None if entropy is None else batch.unflatten(entropy)
+
+
+def check_supported(policy: Policy) -> None:
+    """Compare `Policy` with the model's own logits on a few tokens, with and without a shared prompt.
+
+    Catches what a generic path cannot know: logit soft-capping or scaling, a head with a bias, an attention that
+    ignores custom masks. Costs a few milliseconds at start-up.
+
+    Raises:
+        ValueError: the two disagree, with the size of the disagreement.
+    """
+    from evolpo.rl.batching import collate
+    from evolpo.rl.data import Row
+
+    device = next(policy.parameters()).device
+    size = policy.model.config.vocab_size
+    prompt = tuple(i * 37 % size for i in range(3, 9))
+    responses = [tuple(i * 53 % size for i in range(start, start + 5)) for start in (11, 23)]
+    rows = [Row(0, prompt, response, (0,) * 5, 1.0, (0.0,) * 5) for response in responses]
+    with torch.no_grad():
+        ours, _ = policy(collate(rows, [[0, 1]], device))
+        full = torch.tensor([prompt + response for response in responses], device=device)
+        logits = policy.model(input_ids=full, use_cache=False).logits.float() / policy.temperature
+    theirs = logits[:, len(prompt) - 1 : -1].log_softmax(-1).gather(2, full[:, len(prompt) :, None]).squeeze(2)
+    worst = (ours - theirs).abs().max().item()
+    allowed = 1e-3 if logits.dtype == next(policy.parameters()).dtype else 0.5
+    if not worst < allowed:
+        kind = type(policy.model).__name__
+        raise ValueError(
+            f"{kind}: log-probabilities from hidden states differ from the model's own by {worst:.3g} nats;"
+            " its head or its attention does something beyond a plain linear head and a 4-D attention mask"
+        )

@@ -1,0 +1,1 @@
+"""Prompts in, groups of responses out: the prompt stream and the sampling engine."""

@@ -1,0 +1,79 @@
+"""What a sampling engine is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from evolpo import InputError
+from evolpo.rl.data import Group, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Temperature 0 is greedy."""
+
+    responses_per_prompt: int
+    max_response_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+
+
+@dataclass
+class RolloutConfig:
+    """The sampling engine and how it samples during training."""
+
+    temperature: float = 1.0
+    """Sampling temperature; the policy that is trained is the distribution at this temperature."""
+    top_p: float = 1.0
+    """Nucleus sampling: smallest set of tokens with this probability; 1 keeps all."""
+    top_k: int = 0
+    """Sample from the k likeliest tokens; 0 keeps all."""
+    max_response_tokens: int = 256
+    """Budget of a response; longer ones are cut off and marked as truncated."""
+    kv_cache_gb: float = 2.0
+    """Memory for the engine's key-value cache, GiB a device."""
+    compile: bool = False
+    """Compile the engine's model: slower to start, faster to run."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.temperature <= 0:
+            raise InputError(f"rollout.temperature: {self.temperature} is not positive; 1.0 is usual")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"rollout.top_p: {self.top_p} is not in (0, 1]")
+        if self.top_k < 0:
+            raise InputError(f"rollout.top_k: {self.top_k} is negative; 0 keeps all tokens")
+        if self.max_response_tokens < 1:
+            raise InputError(f"rollout.max_response_tokens: {self.max_response_tokens} is less than 1")
+        if self.kv_cache_gb <= 0:
+            raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is not positive")
+
+    def sampling(self, responses_per_prompt: int) -> Sampling:
+        """The sampling of a training step."""
+        return Sampling(responses_per_prompt, self.max_response_tokens, self.temperature, self.top_p, self.top_k)
+
+
+class RolloutEngine(Protocol):
+    """Samples groups of responses, and takes new weights."""
+
+    version: int
+    """Version of the weights in use: the number of finished training steps."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Group]:
+        """Sample `responses_per_prompt` responses to each prompt; same arguments and weights, same responses."""
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes."""
+
+    def sleep(self) -> None:
+        """Free the engine's device memory while the trainer works, where the device can."""
+
+    def wake(self) -> None:
+        """Take the memory back."""

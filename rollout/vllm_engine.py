@@ -1,0 +1,127 @@
+"""vLLM as the sampling engine, inside the trainer's process: token ids in, token ids and log-probabilities out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from evolpo.rl.data import FinishReason, Group, Prompt, Response
+from evolpo.rollout.engine import RolloutConfig, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GIB = 1 << 30
+SEEDS_APART = 1 << 20
+"""vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
+
+
+def set_environment(threads: int) -> None:
+    """Settings that vLLM reads when it is first imported; what the user set already stays."""
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process, beside the trainer
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": str(threads),  # without it vLLM cuts torch to one thread
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+class VllmEngine:
+    """A `RolloutEngine` that runs vLLM in this process, one engine a rank."""
+
+    def __init__(
+        self, model: str | Path, config: RolloutConfig, dtype: str, max_model_tokens: int, seed: int = 0
+    ) -> None:
+        """Load the model.
+
+        Args:
+            model: folder in Hugging Face layout, or hub name.
+            config: memory and compilation.
+            dtype: "bfloat16" or "float32".
+            max_model_tokens: longest prompt plus response.
+            seed: of sampling without a seed of its own.
+        """
+        set_environment(torch.get_num_threads())
+        from vllm import LLM
+
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if distributed else {}
+        if torch.cuda.is_available():
+            extra["enable_sleep_mode"] = True
+        else:
+            extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
+        self.llm = LLM(
+            model=str(model),
+            dtype=dtype,
+            seed=seed,
+            max_model_len=max_model_tokens,
+            enforce_eager=not config.compile,
+            kv_cache_memory_bytes=int(config.kv_cache_gb * GIB),
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
+            **extra,
+        )
+        self.tokenizer: Any = self.llm.get_tokenizer()
+        self.version = 0
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Group]:
+        """Sample a group for each prompt."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        seeds = np.random.SeedSequence(seed).generate_state(max(len(prompts), 1)).astype(np.int64)
+        params = [
+            SamplingParams(
+                n=sampling.responses_per_prompt,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_response_tokens,
+                seed=None if sampling.temperature == 0 else int(s) * SEEDS_APART,
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for s in seeds[: len(prompts)]
+        ]
+        # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
+        self.llm.reset_prefix_cache()
+        inputs = [TokensPrompt(prompt_token_ids=list(prompt.token_ids)) for prompt in prompts]
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        return [
+            Group(prompt, tuple(self._response(completion) for completion in output.outputs))
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
+
+    def _response(self, completion: Any) -> Response:
+        token_ids = tuple(completion.token_ids)
+        logprobs = tuple(
+            position[token].logprob for token, position in zip(token_ids, completion.logprobs, strict=True)
+        )
+        reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return Response(token_ids, text, logprobs, reason)
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Reload all weights in place from live tensors, in one call."""
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self.llm.reset_prefix_cache()
+        self.version = version
+
+    def sleep(self) -> None:
+        """Free key-value cache and weights on a GPU; nothing to free on a CPU."""
+        if torch.cuda.is_available():
+            self.llm.sleep(level=2)
+
+    def wake(self) -> None:
+        """Undo `sleep`; weights must be updated before the next `generate`."""
+        if torch.cuda.is_available():
+            self.llm.wake_up()

