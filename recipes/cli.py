@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -147,7 +149,14 @@ def run(arguments: list[str]) -> None:
     rest = [_expanded(argument, command.config) for argument in rest]
     sys.argv = [f"evolpo {name}", *rest]
     sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
-    hydra.main(version_base=None, config_path="conf", config_name=command.config)(command.run)()
+
+    @wraps(command.run)
+    def job(config: Any) -> None:
+        # Inside the job, so that hydra does not report a mistake in its own words first.
+        with _mistakes_on_one_line():
+            command.run(config)
+
+    hydra.main(version_base=None, config_path="conf", config_name=command.config)(job)()
 
 
 def main() -> None:
@@ -160,13 +169,20 @@ def main() -> None:
         print(__version__)
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # hydra hands its errors on instead of printing them
+    with _mistakes_on_one_line():
+        run(arguments)
+
+
+@contextmanager
+def _mistakes_on_one_line() -> Iterator[None]:
+    """Turn what a user can mend into one line and an exit code; everything else stays a traceback."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from evolpo.rewards.stack import RewardError
 
     try:
-        run(arguments)
+        yield
     except InputError as error:
         sys.exit(_fail(" ".join(str(error).split()), 2))
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,7 +1,7 @@
 """Checkpoints: written beside their place, then renamed into it, so that a killed run leaves whole ones only.
 
     checkpoints/step_N/   config.json, model.safetensors, tokenizer ...   the model in Hugging Face layout
-                          optimizer_rank_R.safetensors                    fp32 weights and Adam moments of rank R
+                          optimizer/rank_R.safetensors                    fp32 weights and Adam moments of rank R
                           state.json                                      step, seeds, data position, shape of the run
 
 There is no state of random generators to save: every draw of a run is seeded by (seed, step).

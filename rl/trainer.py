@@ -29,6 +29,9 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 """Learning rate after the warmup as a share of its peak; progress runs from 0 to 1."""
 
+OPTIMIZER = "optimizer"
+"""Subfolder of a checkpoint; whoever loads the model reads every safetensors file beside its config.json."""
+
 NO_ROW = Row(-1, (0,), (0,), (0,), 0.0, (0.0,))
 """Stands in where another rank has one micro-batch more: all ranks must meet in every backward pass."""
 
@@ -189,6 +192,9 @@ class Trainer:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=self.policy, optimizer=optimizer, config=self._deepspeed_config()
         )
+        # With bf16 and stage 0 DeepSpeed makes an empty step at start-up, which Adam's bias correction would count.
+        getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
+        self.engine.clip_fp32_gradients = self._clip_fp32_gradients
         self.device = self.engine.device
         if self.reference is not None:
             self.reference.to(self.device)
@@ -216,6 +222,11 @@ class Trainer:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1 << 60,
         }
+
+    def _clip_fp32_gradients(self) -> None:
+        """Clip under fp32 and stage 0, where DeepSpeed's own method would drop the norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        self.engine._global_grad_norm = float(norm)
 
     # -- one update ---------------------------------------------------------------------------------------------
 
@@ -373,7 +384,8 @@ class Trainer:
             tensors[f"{i}.master"] = master.detach().cpu().clone()
             for name, value in base.state.get(master, {}).items():
                 tensors[f"{i}.{name}"] = torch.as_tensor(value).detach().cpu().clone()
-        save_file(tensors, folder / f"optimizer_rank_{self.rank}.safetensors")
+        (folder / OPTIMIZER).mkdir(exist_ok=True)
+        save_file(tensors, folder / OPTIMIZER / f"rank_{self.rank}.safetensors")
 
     def load_optimizer(self, folder: Path) -> None:
         """Read what `save_optimizer` wrote for this rank; the model itself must come from the same folder.
@@ -383,8 +395,8 @@ class Trainer:
         """
         from safetensors.torch import load_file
 
-        file = folder / f"optimizer_rank_{self.rank}.safetensors"
-        ranks = len(list(folder.glob("optimizer_rank_*.safetensors")))
+        file = folder / OPTIMIZER / f"rank_{self.rank}.safetensors"
+        ranks = len(list((folder / OPTIMIZER).glob("rank_*.safetensors")))
         masters = self.master_tensors()
         if ranks != self.world:
             raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {self.world}; use {ranks}")

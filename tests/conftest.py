@@ -63,3 +63,29 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny_model")
     write_tiny_model(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def served_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Like `tiny_model_path`, with heads of 32, the smallest that vLLM's attention takes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("served_model")
+    end = write_tiny_tokenizer(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)

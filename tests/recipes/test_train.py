@@ -1,0 +1,170 @@
+"""Whole runs on a tiny model with real vLLM and DeepSpeed: files, resume after kill -9, two ranks, dynamic sampling."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from evolpo.rl.checkpoint import list_checkpoints
+from evolpo.rl.metrics import read_metrics, read_samples
+
+STEPS = 4
+PLUGIN = """
+from evolpo.rewards import Sample, sample_reward
+
+@sample_reward
+def vowels(sample: Sample) -> float:
+    return sum(letter in "aeiou" for letter in sample.text) / max(len(sample.text), 1)
+
+@sample_reward
+def broken(sample: Sample) -> float:
+    raise KeyError("no such thing")
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    return tmp_path
+
+
+def command(model: str, name: str, *extra: str) -> list[str]:
+    fields = [
+        f"name={name}",
+        f"model.path={model}",
+        f"steps={STEPS}",
+        "prompts_per_step=2",
+        "responses_per_prompt=4",
+        "data.train=[{kind: reasoning_gym, family: chain_sum, size: 40, difficulty: easy}]",
+        "data.heldout_size=6",
+        "data.max_prompt_tokens=200",
+        "rollout.max_response_tokens=8",
+        "rollout.kv_cache_gb=0.25",
+        "rewards.components=[{use: 'plugin:vowels'}]",
+        "trainer.learning_rate=0.01",
+        "trainer.precision=fp32",
+        "trainer.tokens_per_micro_batch=256",
+        "trainer.save_every=1",
+        "trainer.keep_checkpoints=0",
+        "algorithm.optimizer_steps=2",
+    ]
+    return [sys.executable, "-m", "evolpo.recipes.cli", "train", *fields, *extra]
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, err[-3000:]
+    return out, err
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    [run] = (folder / "outputs" / name).iterdir()
+    return run
+
+
+def kill_while_saving(process: subprocess.Popen[str], folder: Path, name: str, step: int) -> None:
+    """kill -9 at the moment at which the checkpoint of a step is being written."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if list(folder.glob(f"outputs/{name}/*/checkpoints/.step_{step}.partial/*")):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.002)
+    raise AssertionError("no checkpoint was begun")
+
+
+def timeless(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Metrics without what a clock measured."""
+    clocks = ("seconds", "time", "tokens_per_s", "sync/")
+    return [{k: v for k, v in row.items() if not k.startswith(clocks) and "seconds" not in k} for row in rows]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_and_its_twin_that_was_killed_while_saving(workplace: Path, served_model_path: str) -> None:
+    whole = start(command(served_model_path, "whole"), workplace)
+    killed = start(command(served_model_path, "killed"), workplace)
+    kill_while_saving(killed, workplace, "killed", step=3)
+    out, err = finish(whole)
+
+    run = run_folder(workplace, "whole")
+    assert out.splitlines()[-1].endswith(str(Path("outputs") / "whole" / run.name / "report.html"))
+    assert f"step {STEPS}/{STEPS}" in err
+    check_files(run)
+
+    broken_run = run_folder(workplace, "killed")
+    assert [step for step, _ in list_checkpoints(broken_run)][-1] == 2  # the third was never whole
+    finish(start([sys.executable, "-m", "evolpo.recipes.cli", "train", f"resume={broken_run}"], workplace))
+
+    for step in range(1, STEPS + 1):
+        ours, theirs = (r / "checkpoints" / f"step_{step}" for r in (broken_run, run))
+        for name in ("model.safetensors", "optimizer/rank_0.safetensors"):
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), f"step {step}: {name}"
+        assert json.loads((ours / "state.json").read_text())["prompts"] == (
+            json.loads((theirs / "state.json").read_text())["prompts"]
+        )
+    assert timeless(read_metrics(broken_run / "metrics.jsonl")) == timeless(read_metrics(run / "metrics.jsonl"))
+    assert read_samples(broken_run / "samples.parquet") == read_samples(run / "samples.parquet")
+    prompts = [row.prompt_id for row in read_samples(run / "samples.parquet")]
+    assert len(set(prompts)) == len(prompts) == 2 * STEPS  # an epoch is longer than the run: no prompt twice
+
+
+def check_files(run: Path) -> None:
+    """What a finished run leaves."""
+    rows = read_metrics(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    assert "eval/accuracy" in rows[0]
+    assert "eval/easy/accuracy" in rows[STEPS]
+    for row in rows[1:]:
+        assert row["logprob_gap/max"] < 1e-4  # rollout engine against trainer, after every weight update
+        assert row["sync/seconds"] < 1.0
+        assert row["groups/total"] == 2
+        assert row["grad_norm"] > 0
+    assert any(row["ratio/max"] > 1 for row in rows[1:])  # the second optimizer step of a rollout is off-policy
+    summary = json.loads((run / "summary.json").read_text())
+    wanted = {"accuracy_before", "accuracy_after", "accuracy_gain_ci95", "tokens_before", "tokens_after", "minutes"}
+    assert wanted <= summary.keys()
+    assert len(summary["accuracy_gain_ci95"]) == 2
+    assert summary["problems"] == 6
+    sample = read_samples(run / "samples.parquet")[0]
+    assert "".join(text for text, _, _ in sample.sentences).replace("<|end|>", "") == sample.response
+    assert sum(tokens for _, tokens, _ in sample.sentences) == sample.tokens
+    assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").replace("https://", "")
+    assert list((run / "tensorboard").iterdir())
+    weights = load_file(run / "checkpoints" / f"step_{STEPS}" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.timeout(400)
+def test_two_ranks_with_dynamic_sampling(workplace: Path, served_model_path: str) -> None:
+    extra = ["processes=2", "algorithm=dapo", "trainer.zero_stage=2", "steps=2", "algorithm.optimizer_steps=1"]
+    finish(start(command(served_model_path, "two", *extra), workplace))
+    run = run_folder(workplace, "two")
+    last = read_metrics(run / "metrics.jsonl")[-1]
+    assert last["step"] == 2
+    assert last["logprob_gap/max"] < 1e-4
+    assert json.loads((run / "checkpoints" / "step_2" / "state.json").read_text())["world"] == 2
+    assert json.loads((run / "summary.json").read_text())["problems"] == 6
+
+
+def test_an_exception_in_a_reward_ends_the_run(workplace: Path, served_model_path: str) -> None:
+    extra = "rewards.components=[{use: 'plugin:broken'}]"
+    _, err = finish(start(command(served_model_path, "broken", extra), workplace), code=1)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("evolpo: ")
+    assert "broken failed on" in last
+    assert "KeyError" in last

@@ -1,0 +1,96 @@
+"""vLLM for real, on a tiny model: what goes in, what comes out, and new weights."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evolpo.model import load_model
+from evolpo.rl.data import Group, Prompt
+from evolpo.rollout.engine import RolloutConfig, Sampling
+from evolpo.rollout.vllm_engine import VllmEngine
+
+PROMPTS = [Prompt(str(i), "", tuple(range(5 + i, 45 + i))) for i in range(3)]
+SAMPLING = Sampling(responses_per_prompt=4, max_response_tokens=12, temperature=0.7)
+
+
+@pytest.fixture(scope="module")
+def engine(served_model_path: str) -> Iterator[VllmEngine]:
+    yield VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "float32", 256)
+
+
+def model_logprobs(model: torch.nn.Module, group: Group, temperature: float) -> list[list[float]]:
+    """Log-probabilities of the sampled tokens from the model's own full logits."""
+    found = []
+    for response in group.responses:
+        ids = torch.tensor([group.prompt.token_ids + response.token_ids])
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0].float() / temperature
+        start = len(group.prompt.token_ids)
+        table = logits[start - 1 : -1].log_softmax(-1)
+        found.append(table.gather(1, ids[0, start:, None]).squeeze(1).tolist())
+    return found
+
+
+def worst_gap(model: torch.nn.Module, groups: list[Group], temperature: float) -> float:
+    gaps = [
+        abs(ours - theirs)
+        for group in groups
+        for response, row in zip(group.responses, model_logprobs(model, group, temperature), strict=True)
+        for ours, theirs in zip(response.logprobs, row, strict=True)
+    ]
+    return max(gaps)
+
+
+def test_groups_hold_what_was_asked_for(engine: VllmEngine) -> None:
+    groups = engine.generate(PROMPTS, SAMPLING, seed=1)
+    assert [group.prompt for group in groups] == PROMPTS
+    for group in groups:
+        assert len(group.responses) == 4
+        assert len({response.token_ids for response in group.responses}) > 1
+        for response in group.responses:
+            assert 1 <= len(response.token_ids) <= 12
+            assert len(response.logprobs) == len(response.token_ids)
+            ended = response.token_ids[-1] == engine.tokenizer.eos_token_id
+            assert response.finish_reason == ("stop" if ended else "length")
+            assert response.truncated is not ended
+            assert response.text == engine.tokenizer.decode(response.token_ids, skip_special_tokens=True)
+
+
+def test_same_seed_same_responses_whatever_ran_before(engine: VllmEngine) -> None:
+    first = engine.generate(PROMPTS, SAMPLING, seed=7)
+    engine.generate(PROMPTS[:1], replace(SAMPLING, max_response_tokens=3), seed=8)
+    assert engine.generate(PROMPTS, SAMPLING, seed=7) == first
+    assert engine.generate(PROMPTS, SAMPLING, seed=8) != first
+
+
+def test_greedy_takes_the_likeliest_token(engine: VllmEngine, served_model_path: str) -> None:
+    model = load_model(served_model_path, torch.float32)
+    [group] = engine.generate(PROMPTS[:1], Sampling(1, 8, temperature=0.0), seed=0)
+    ids = torch.tensor([group.prompt.token_ids + group.responses[0].token_ids])
+    with torch.no_grad():
+        likeliest = model(input_ids=ids).logits[0].argmax(-1)
+    assert tuple(likeliest[len(group.prompt.token_ids) - 1 : -1].tolist()) == group.responses[0].token_ids
+
+
+def test_weight_update_in_place(engine: VllmEngine, served_model_path: str) -> None:
+    model = load_model(served_model_path, torch.float32)
+    before = engine.generate(PROMPTS, SAMPLING, seed=3)
+    assert worst_gap(model, before, SAMPLING.temperature) < 1e-4
+
+    engine.update_weights(model.named_parameters(), version=1)  # the same weights: nothing changes
+    assert engine.generate(PROMPTS, SAMPLING, seed=3) == before
+
+    original = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    engine.update_weights(model.named_parameters(), version=2)
+    after = engine.generate(PROMPTS, SAMPLING, seed=3)
+    assert engine.version == 2
+    assert after != before
+    assert worst_gap(model, after, SAMPLING.temperature) < 1e-4
+
+    engine.update_weights(original.items(), version=3)
+    assert engine.generate(PROMPTS, SAMPLING, seed=3) == before
