@@ -254,7 +254,9 @@ def load_evolpo(task: StepTask) -> tuple[Trainer, VllmEngine, list[Prompt]]:
     from evolpo.rollout.prompts import chat_tokens
     from evolpo.rollout.vllm_engine import VllmEngine
 
-    settings = TrainerConfig(precision=task.precision, learning_rate=LEARNING_RATE)
+    settings = TrainerConfig(
+        zero_stage=0, precision=task.precision, learning_rate=LEARNING_RATE, tokens_per_micro_batch=1024
+    )
     trainer = Trainer(task.model, settings, total_updates=task.steps)
     prompts = [Prompt(str(i), text, chat_tokens(trainer.tokenizer, "", text)) for i, text in enumerate(task.questions)]
     longest = max(len(prompt.token_ids) for prompt in prompts) + task.max_response_tokens

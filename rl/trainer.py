@@ -379,7 +379,7 @@ class Trainer:
         from safetensors.torch import save_file
 
         base = getattr(self.optimizer, "optimizer", self.optimizer)
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(self.config.zero_stage)}
         for i, master in enumerate(self.master_tensors()):
             tensors[f"{i}.master"] = master.detach().cpu().clone()
             for name, value in base.state.get(master, {}).items():
@@ -401,8 +401,9 @@ class Trainer:
         if ranks != self.world:
             raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {self.world}; use {ranks}")
         tensors = load_file(file)
-        if any(tensors[f"{i}.master"].shape != master.shape for i, master in enumerate(masters)):
-            raise InputError(f"resume: {folder} was written under another trainer.zero_stage; use the same")
+        stage = int(tensors["zero_stage"])
+        if stage != self.config.zero_stage:  # stages 1 and 3 cut the weights differently into tensors of one size
+            raise InputError(f"resume: {folder} was written under trainer.zero_stage={stage}; use the same")
         base = getattr(self.optimizer, "optimizer", self.optimizer)
         for i, master in enumerate(masters):
             master.data.copy_(tensors.pop(f"{i}.master"))

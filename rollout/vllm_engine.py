@@ -12,6 +12,7 @@ import torch
 
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.engine import RolloutConfig, Sampling
+from evolpo.rollout.vllm_worker import repack_tied_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,7 @@ class VllmEngine:
             enforce_eager=not config.compile,
             kv_cache_memory_bytes=int(config.kv_cache_gb * GIB),
             enable_prefix_caching=True,
+            use_tqdm_on_load=False,
             logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
             **extra,
         )
@@ -113,6 +115,7 @@ class VllmEngine:
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Reload all weights in place from live tensors, in one call."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self.llm.apply_model(repack_tied_head)
         self.llm.reset_prefix_cache()
         self.version = version
 

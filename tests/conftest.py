@@ -67,7 +67,7 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def served_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Like `tiny_model_path`, with heads of 32, the smallest that vLLM's attention takes."""
+    """Like `tiny_model_path`, with a tied LM head and attention heads of 32, the smallest that vLLM takes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -83,9 +83,18 @@ def served_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
         num_key_value_heads=1,
         max_position_embeddings=512,
         initializer_range=0.1,
+        tie_word_embeddings=True,
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with other random weights; read only."""
+    folder = tmp_path_factory.mktemp("other_tiny_model")
+    write_tiny_model(folder, seed=1)
     return str(folder)

@@ -114,8 +114,9 @@ def test_a_run_and_its_twin_that_was_killed_while_saving(workplace: Path, served
         ours, theirs = (r / "checkpoints" / f"step_{step}" for r in (broken_run, run))
         for name in ("model.safetensors", "optimizer/rank_0.safetensors"):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), f"step {step}: {name}"
-        assert json.loads((ours / "state.json").read_text())["prompts"] == (
-            json.loads((theirs / "state.json").read_text())["prompts"]
+        assert (
+            json.loads((ours / "state.json").read_text())["prompts"]
+            == (json.loads((theirs / "state.json").read_text())["prompts"])
         )
     assert timeless(read_metrics(broken_run / "metrics.jsonl")) == timeless(read_metrics(run / "metrics.jsonl"))
     assert read_samples(broken_run / "samples.parquet") == read_samples(run / "samples.parquet")

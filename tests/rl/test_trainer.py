@@ -1,6 +1,6 @@
 """The trainer in real processes: one rank and two over gloo, all ZeRO stages, against a plain loop and against itself.
 
-Importing DeepSpeed takes seconds, so one process runs many jobs (see trainer_worker.py) and the tests look at the results.
+Importing DeepSpeed takes seconds, so one process runs many jobs (trainer_worker.py) and the tests look at the results.
 """
 
 import json
@@ -16,13 +16,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
 
 from evolpo import InputError
-from evolpo.model import load_model
+from evolpo.model import DTYPES, load_model
 from evolpo.rl.data import Row
-from evolpo.rl.trainer import TrainerConfig, learning_rate, split_rows
-from tests.conftest import write_tiny_model
-from tests.rl.trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
+from evolpo.rl.trainer import OPTIMIZER, TrainerConfig, learning_rate, split_rows
 
 WORKER = Path(__file__).with_name("trainer_worker.py")
 STAGES = (0, 1, 2, 3)
@@ -34,6 +33,11 @@ TWO_RANKS = {
     "empty": [[0, 1, 2, 3], []],
     "silent": [[SILENT_GROUP], [0, 2, 3]],
 }
+# Each pair costs a second or more on two ranks; a rank without rows could hang any stage.
+TWO_RANK_PAIRS = [("empty", 0), ("empty", 1), ("empty", 2), ("empty", 3)]
+TWO_RANK_PAIRS += [("uneven", 0), ("uneven", 3), ("halves", 1), ("silent", 2)]
+SAVED = {1: [(p, s) for p in ("fp32", "bf16") for s in STAGES], 2: [("fp32", 0), ("fp32", 1), ("bf16", 2), ("bf16", 3)]}
+SAVED_CASES = [(ranks, *pair) for ranks, pairs in SAVED.items() for pair in pairs]
 
 
 @dataclass
@@ -79,11 +83,13 @@ def launch(jobs, world, folder):
 
 
 @pytest.fixture(scope="module")
-def paths(tiny_model_path, tmp_path_factory):
+def paths(tiny_model_path, other_tiny_model_path, tmp_path_factory):
     """The model, another one as reference policy, and a folder for the runs."""
-    base = tmp_path_factory.mktemp("trainer")
-    write_tiny_model(base / "reference", seed=1)
-    return {"model": tiny_model_path, "reference": str(base / "reference"), "base": base}
+    return {
+        "model": tiny_model_path,
+        "reference": other_tiny_model_path,
+        "base": tmp_path_factory.mktemp("trainer"),
+    }
 
 
 def job(paths, name, stage=1, config=None, **fields):
@@ -96,7 +102,7 @@ def parity_jobs(paths, groups):
     return [job(paths, f"parity_{stage}", stage, **fields) for stage in STAGES]
 
 
-def save_jobs(paths, folder, precisions, groups):
+def save_jobs(paths, folder, pairs, groups):
     """Four steps, saved after the second, under a learning rate that changes with every step."""
     schedule = {"schedule": "cosine", "warmup_steps": 1, "weight_decay": 0.1}
     return [
@@ -110,8 +116,7 @@ def save_jobs(paths, folder, precisions, groups):
             save_after=2,
             folder=str(folder / f"checkpoint_{precision}_{stage}"),
         )
-        for precision in precisions
-        for stage in STAGES
+        for precision, stage in pairs
     ]
 
 
@@ -121,21 +126,10 @@ def resume_jobs(saved):
     return [one | resumed | {"name": one["name"].replace("save", "resume")} for one in saved]
 
 
-def plain_jobs(paths, prefix, groups, budgets):
-    """Three steps with the gradient of the first written, for several budgets of tokens a micro-batch."""
-    return [
-        job(
-            paths,
-            f"{prefix}_{stage}_{budget}",
-            stage,
-            {"tokens_per_micro_batch": budget},
-            groups=groups,
-            steps=3,
-            gradient=True,
-        )
-        for stage in STAGES
-        for budget in budgets
-    ]
+def plain_job(paths, name, stage, groups, budget):
+    """Three steps with the gradient of the first written."""
+    config = {"tokens_per_micro_batch": budget}
+    return job(paths, name, stage, config, groups=groups, steps=3, gradient=True)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +137,8 @@ def one(paths):
     """Everything that one rank does."""
     everything = [list(range(GROUPS))]
     penalty = {"kl_coef": 0.1}
-    jobs = parity_jobs(paths, everything) + plain_jobs(paths, "plain", everything, (16, 64, 4096))
-    jobs += save_jobs(paths, paths["base"] / "one", ("fp32", "bf16"), everything)
+    jobs = parity_jobs(paths, everything) + save_jobs(paths, paths["base"] / "one", SAVED[1], everything)
+    jobs += [plain_job(paths, f"plain_{s}_{budget}", s, everything, budget) for s in STAGES for budget in (16, 4096)]
     for budget in (16, 4096):
         config = {"tokens_per_micro_batch": budget}
         jobs.append(job(paths, f"grpo_{budget}", config=config, loss="grpo", steps=3, gradient=True))
@@ -163,7 +157,7 @@ def one(paths):
 @pytest.fixture(scope="module")
 def one_resumed(paths, one):
     """One rank again, in a new process, from the checkpoints of the first; and from ones that do not fit."""
-    saved = save_jobs(paths, one.folder, ("fp32", "bf16"), [list(range(GROUPS))])
+    saved = save_jobs(paths, one.folder, SAVED[1], [list(range(GROUPS))])
     wrong = []
     for own, other in ((0, 1), (1, 0), (1, 3), (3, 1)):
         fields = {"load": True, "start": 2, "steps": 1, "folder": str(one.folder / f"checkpoint_fp32_{other}")}
@@ -176,18 +170,17 @@ def two(paths):
     """Everything that two ranks do."""
     # The two optimizer steps of an update must hold the same groups as on one rank: 0 and 1, then 2 and 3.
     jobs = parity_jobs(paths, [[0, 2], [1, 3]])
-    for name, groups in TWO_RANKS.items():
-        jobs += plain_jobs(paths, name, groups, (24,))
-    for name, groups in TWO_RANKS.items():
-        jobs.append(job(paths, f"grpo_{name}", groups=groups, loss="grpo", steps=3, gradient=True))
-    jobs += save_jobs(paths, paths["base"] / "two", ("fp32", "bf16"), TWO_RANKS["uneven"])
+    jobs += [plain_job(paths, f"{name}_{stage}", stage, TWO_RANKS[name], 24) for name, stage in TWO_RANK_PAIRS]
+    for name in ("uneven", "empty"):
+        jobs.append(job(paths, f"grpo_{name}", groups=TWO_RANKS[name], loss="grpo", steps=3, gradient=True))
+    jobs += save_jobs(paths, paths["base"] / "two", SAVED[2], TWO_RANKS["uneven"])
     return launch(jobs, 2, paths["base"] / "two")
 
 
 @pytest.fixture(scope="module")
 def two_resumed(paths, two, one):
     """Two ranks again, in new processes."""
-    saved = save_jobs(paths, two.folder, ("fp32", "bf16"), TWO_RANKS["uneven"])
+    saved = save_jobs(paths, two.folder, SAVED[2], TWO_RANKS["uneven"])
     wrong = {"load": True, "start": 2, "steps": 1, "folder": str(one.folder / "checkpoint_fp32_1")}
     jobs = [*resume_jobs(saved), job(paths, "wrong_ranks", groups=TWO_RANKS["halves"], **wrong)]
     return launch(jobs, 2, paths["base"] / "two_resumed")
@@ -248,16 +241,15 @@ def assert_equals_slow(run, name, slow):
     assert worst(run.tensors(name, "weights"), slow["weights"]) <= 1e-4
 
 
-@pytest.mark.parametrize("budget", [16, 64, 4096])
+@pytest.mark.parametrize("budget", [16, 4096])
 @pytest.mark.parametrize("stage", STAGES)
 def test_any_split_into_micro_batches_equals_the_plain_loop(one, slow, stage, budget):
     assert_equals_slow(one, f"plain_{stage}_{budget}", slow)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("groups", TWO_RANKS)
+@pytest.mark.parametrize(("groups", "stage"), TWO_RANK_PAIRS)
 def test_any_split_over_two_ranks_equals_the_plain_loop(two, slow, groups, stage):
-    assert_equals_slow(two, f"{groups}_{stage}_24", slow)
+    assert_equals_slow(two, f"{groups}_{stage}", slow)
 
 
 def test_activation_checkpointing_changes_nothing(one, slow):
@@ -268,15 +260,15 @@ def test_splits_really_differ(one, two):
     """A smaller budget leaves less padding; the ranks of `uneven` have different numbers of micro-batches."""
     padded = [one.metric(f"plain_1_{budget}", "train/padded_tokens")[0] for budget in (16, 4096)]
     assert padded[0] != padded[1]
-    trained = [len(rank["uneven_1_24"]["old_logprobs"]) for rank in two.ranks]
+    trained = [len(rank["uneven_0"]["old_logprobs"]) for rank in two.ranks]
     assert trained == [SIZE, 2 * SIZE]  # one of the second rank's three groups is silent
-    assert [len(rank["empty_1_24"]["old_logprobs"]) for rank in two.ranks] == [3 * SIZE, 0]
+    assert [len(rank["empty_0"]["old_logprobs"]) for rank in two.ranks] == [3 * SIZE, 0]
 
 
 def test_means_over_responses_do_not_depend_on_the_split_either(one, two):
     expected = one.tensors("grpo_4096", "gradient")
     assert worst(one.tensors("grpo_16", "gradient"), expected) <= 1e-5
-    for groups in TWO_RANKS:
+    for groups in ("uneven", "empty"):
         assert worst(two.tensors(f"grpo_{groups}", "gradient"), expected) <= 1e-5
         assert two.metric(f"grpo_{groups}", "loss") == pytest.approx(one.metric("grpo_4096", "loss"), abs=1e-5)
 
@@ -399,10 +391,8 @@ def test_the_gap_to_the_rollout_engine_is_measured(one):
 # -- saving and resuming ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_resumed_run_is_bit_identical(request, ranks, stage, precision):
+@pytest.mark.parametrize(("ranks", "precision", "stage"), SAVED_CASES)
+def test_a_resumed_run_is_bit_identical(request, ranks, precision, stage):
     whole = request.getfixturevalue("one" if ranks == 1 else "two")
     resumed = request.getfixturevalue("one_resumed" if ranks == 1 else "two_resumed")
     for rank in range(ranks):
@@ -414,26 +404,26 @@ def test_a_resumed_run_is_bit_identical(request, ranks, stage, precision):
         assert second["updates"] == first["updates"] == 4
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_saved_model_is_the_policy(request, ranks, stage):
+@pytest.mark.parametrize(("ranks", "precision", "stage"), SAVED_CASES)
+def test_the_saved_model_is_the_policy(request, ranks, precision, stage):
     run = request.getfixturevalue("one" if ranks == 1 else "two")
-    folder = run.folder / f"checkpoint_fp32_{stage}"
-    assert len(list(folder.glob("optimizer_rank_*.safetensors"))) == ranks
+    folder = run.folder / f"checkpoint_{precision}_{stage}"
+    assert len(list((folder / OPTIMIZER).iterdir())) == ranks
     assert (folder / "tokenizer_config.json").is_file()
-    model = load_model(str(folder), torch.float32).eval()
-    logprobs = run[f"save_fp32_{stage}"]["evaluations"][2]
+    model = load_model(str(folder), DTYPES[precision]).eval()
+    logprobs = run[f"save_{precision}_{stage}"]["evaluations"][2]
+    allowed = 1e-5 if precision == "fp32" else 0.15
     for index, row in enumerate(make_rows()):
         with torch.no_grad():
-            logs = model(input_ids=torch.tensor([row.prompt_ids + row.response_ids])).logits[0].log_softmax(-1)
+            logs = model(input_ids=torch.tensor([row.prompt_ids + row.response_ids])).logits[0].float().log_softmax(-1)
         logs = logs[len(row.prompt_ids) - 1 : -1].gather(1, torch.tensor(row.response_ids)[:, None]).squeeze(1)
-        assert logprobs[str(index)] == pytest.approx(logs.tolist(), abs=1e-5)
+        assert logprobs[str(index)] == pytest.approx(logs.tolist(), abs=allowed)
 
 
 @pytest.mark.parametrize(("own", "other"), [(0, 1), (1, 0), (1, 3), (3, 1)])
 def test_a_checkpoint_of_another_stage_is_refused(one_resumed, own, other):
-    assert "use the same" in one_resumed[f"stage_{own}_from_{other}"].get("error", "no error")
-    assert "trainer.zero_stage" in one_resumed[f"stage_{own}_from_{other}"]["error"]
+    error = one_resumed[f"stage_{own}_from_{other}"].get("error", "none")
+    assert f"trainer.zero_stage={other}; use the same" in error
 
 
 def test_a_checkpoint_of_another_number_of_ranks_is_refused(two_resumed):

@@ -1,6 +1,5 @@
 """vLLM for real, on a tiny model: what goes in, what comes out, and new weights."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,8 +15,8 @@ SAMPLING = Sampling(responses_per_prompt=4, max_response_tokens=12, temperature=
 
 
 @pytest.fixture(scope="module")
-def engine(served_model_path: str) -> Iterator[VllmEngine]:
-    yield VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "float32", 256)
+def engine(served_model_path: str) -> VllmEngine:
+    return VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "float32", 256)
 
 
 def model_logprobs(model: torch.nn.Module, group: Group, temperature: float) -> list[list[float]]:

@@ -1,0 +1,23 @@
+"""What runs on vLLM's own model, inside its worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def repack_tied_head(model: Any) -> None:
+    """Bring an LM head that shares the embedding's weight up to date after the weights were reloaded.
+
+    On a CPU vLLM keeps a packed copy of every matrix for its kernels. Reloading packs the embedding anew, but not the head
+    that is tied to it, which would go on answering with the weights of the start.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
+    weights = {id(m.weight) for m in model.modules() if hasattr(m, "weight") and not isinstance(m, ParallelLMHead)}
+    for head in heads:
+        if id(head.weight) in weights:
+            head.quant_method.process_weights_after_loading(head)

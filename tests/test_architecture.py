@@ -1,0 +1,176 @@
+"""Who may import whom, and that everything public is documented and typed: read from source, nothing is imported."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("model", "rl", "rollout", "rewards", "recipes")
+DATA = "evolpo.rl.data"
+# What a package may import of ours, besides itself and the package root.
+ALLOWED = {
+    "model": (),
+    "rl": ("evolpo.model",),
+    "rollout": (DATA,),
+    "rewards": (DATA,),
+    "recipes": ("evolpo.model", "evolpo.rl", "evolpo.rollout", "evolpo.rewards"),
+}
+ONLY_IN = {
+    "deepspeed": {"rl/trainer.py"},
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py"},
+}
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(), name)
+
+
+def module_of(name: str) -> list[str]:
+    """`rl/losses.py` -> [evolpo, rl, losses]; a package's __init__ stands for the package."""
+    parts = ["evolpo", *Path(name).with_suffix("").parts]
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(name: str, source: str | None = None) -> Iterator[str]:
+    """Full names of all that a file imports, wherever the statement stands; `from a import b` gives `a.b`."""
+    tree = ast.parse(source) if source is not None else tree_of(name)
+    package = module_of(name) if name.endswith("__init__.py") else module_of(name)[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, node.module] if node.module else base
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def is_root(target: str) -> bool:
+    """Whether this is the package root, or a name in it that is no package: `evolpo`, `evolpo.InputError`."""
+    parts = target.split(".")
+    return parts[0] == "evolpo" and (len(parts) == 1 or (len(parts) == 2 and parts[1] not in PACKAGES))
+
+
+def inside(target: str, prefix: str) -> bool:
+    return target == prefix or target.startswith(f"{prefix}.")
+
+
+def broken_rules(name: str, source: str | None = None) -> list[str]:
+    """Imports of ours that the package of a file may not make."""
+    package = Path(name).parts[0]
+    allowed = (f"evolpo.{package}", *ALLOWED[package])
+    ours = [target for target in imports(name, source) if inside(target, "evolpo")]
+    return [target for target in ours if not is_root(target) and not any(inside(target, a) for a in allowed)]
+
+
+def foreign_heavy(name: str, source: str | None = None) -> list[str]:
+    """Imports of libraries that only certain files may import."""
+    found = imports(name, source)
+    return [t for t in found if name not in ONLY_IN.get(t.split(".")[0], {name})]
+
+
+def test_all_packages_are_there():
+    assert {name.split("/")[0] for name in NAMES} == set(PACKAGES)
+    assert {path.name for path in (ROOT / "src" / "evolpo").iterdir() if path.is_symlink()} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packages_import_only_what_they_may(name):
+    assert broken_rules(name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_deepspeed_and_vllm_have_one_place_each(name):
+    assert foreign_heavy(name) == []
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("recipes/")])
+def test_nobody_imports_recipes(name):
+    assert not [target for target in imports(name) if inside(target, "evolpo.recipes")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_own_packages_are_imported_by_full_name(name):
+    assert not [target for target in imports(name) if target.split(".")[0] in PACKAGES]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("model/x.py", "from evolpo.rl import data"),
+        ("model/x.py", "import evolpo.rl.data"),
+        ("rl/x.py", "def f():\n    from evolpo.rewards.base import Sample"),
+        ("rl/x.py", "from ..rollout import engine"),
+        ("rl/__init__.py", "from ..rollout import engine"),
+        ("rl/x.py", "from evolpo import recipes"),
+        ("rewards/x.py", "from evolpo.rl import losses"),
+        ("rewards/x.py", "import importlib\nimportlib.import_module('evolpo.rollout')"),
+        ("rollout/x.py", "from evolpo.model import load_model"),
+        ("rollout/x.py", "from evolpo.rl.database import thing"),
+    ],
+)
+def test_the_rules_catch(name, source):
+    assert len(broken_rules(name, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("model/x.py", "from evolpo import InputError\nimport evolpo"),
+        ("rewards/x.py", "from evolpo.rl.data import Group\nfrom evolpo.rl import data\nfrom . import base"),
+        ("rl/x.py", "from evolpo.model import load_model\nfrom .losses import LOSSES"),
+        ("recipes/x.py", "from evolpo.rewards import Sample\nfrom evolpo.recipes.cli import main"),
+    ],
+)
+def test_the_rules_let_pass(name, source):
+    assert broken_rules(name, source) == []
+
+
+def test_heavy_libraries_are_caught_wherever_they_are_imported():
+    assert foreign_heavy("rl/losses.py", "def f():\n    import deepspeed.comm") == ["deepspeed.comm"]
+    assert foreign_heavy("rl/trainer.py", "from vllm import LLM") == ["vllm.LLM"]
+    assert foreign_heavy("rl/trainer.py", "import deepspeed") == []
+
+
+# -- documentation and annotations --------------------------------------------------------------------------------
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public_definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function | ast.ClassDef]]:
+    """Public functions, classes and methods, with their qualified names; what is inside a function is private."""
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node.body, f"{prefix}{node.name}.")
+
+
+def is_overload(node: Function | ast.ClassDef) -> bool:
+    return any(ast.unparse(decorator) in ("overload", "typing.overload") for decorator in node.decorator_list)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_public_has_a_docstring(name):
+    tree = tree_of(name)
+    assert ast.get_docstring(tree), "the module"
+    definitions = public_definitions(tree.body)
+    assert [n for n, node in definitions if not ast.get_docstring(node) and not is_overload(node)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_and_result_is_annotated(name):
+    missing = []
+    for node in ast.walk(tree_of(name)):
+        if not isinstance(node, Function):
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        bare = [a.arg for a in arguments if a is not None and a.annotation is None and a.arg not in ("self", "cls")]
+        bare += ["return"] if node.returns is None else []
+        missing += [f"{node.name}({argument})" for argument in bare]
+    assert missing == []
