@@ -19,7 +19,7 @@ train: setup
 	$(BIN)/evolpo train experiment=$(EXPERIMENT) seed=$(SEED) model.path="$$(tail -n 1 $(VENV)/.sft)"
 
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

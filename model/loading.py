@@ -126,7 +126,7 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
     )

@@ -8,8 +8,8 @@ from typing import Any
 def repack_tied_head(model: Any) -> None:
     """Bring an LM head that shares the embedding's weight up to date after the weights were reloaded.
 
-    On a CPU vLLM keeps a packed copy of every matrix for its kernels. Reloading packs the embedding anew, but not the head
-    that is tied to it, which would go on answering with the weights of the start.
+    On a CPU vLLM keeps a packed copy of every matrix for its kernels. Reloading packs the embedding anew, but not the
+    head that is tied to it, which would go on answering with the weights of the start.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
     from vllm.platforms import current_platform
