@@ -16,6 +16,13 @@ import sys
 if sys.version_info[:2] != (3, 11):
     sys.exit(f"set-up: the lock file is for Python 3.11, this is {sys.version.split()[0]}; name another: make PYTHON=python3.11")
 PY
+# One package of reasoning-gym is compiled.
+"${PYTHON:-python3}" - <<'PY'
+import pathlib, shutil, sys, sysconfig
+header = pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h"
+if not (shutil.which("cc") or shutil.which("gcc")) or not header.exists():
+    sys.exit("set-up: needs a C compiler and Python's headers; on Debian or Ubuntu: apt-get install gcc python3-dev")
+PY
 if [ ! -x "$venv/bin/python" ]; then
     echo "set-up: creating $venv"
     "${PYTHON:-python3}" -m venv "$venv" || { echo "set-up: cannot create $venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
