@@ -55,17 +55,27 @@ def _train(config: Any) -> None:
 
 
 def _sft(config: Any) -> None:
+    from evolpo.recipes.launch import launched
+
+    checked = _to_object(config)
+    if launched("sft"):
+        return
     from evolpo.recipes.sft import sft
 
-    folder = sft(_to_object(config))
+    folder = sft(checked)
     if int(os.environ.get("RANK", "0")) == 0:
         print(folder)
 
 
 def _evaluate(config: Any) -> None:
+    from evolpo.recipes.launch import launched
+
+    checked = _to_object(config)
+    if launched("evaluate"):
+        return
     from evolpo.recipes.evaluation_run import evaluation_run
 
-    print(evaluation_run(_to_object(config)))
+    print(evaluation_run(checked))
 
 
 def _model_path(config: Any) -> None:

@@ -21,20 +21,32 @@ def local_processes(processes: int) -> int:
     return max(torch.cuda.device_count(), 1)
 
 
-def launched(command: str, processes: int) -> bool:
-    """Start one process a device with this command line and wait for them; False if this process is to do the work.
+def launched(command: str, processes: int = 1) -> bool:
+    """Run this command in processes of its own and wait for them; False if this process is to do the work.
 
+    Several devices get a process each. A job of `--multirun` gets its own too: a process holds one engine in its life.
     Under torchrun or the deepspeed launcher (RANK is set) nothing is started.
 
     Raises:
         SystemExit: the processes failed, with their exit code.
     """
-    count = local_processes(processes)
-    if count == 1 or "RANK" in os.environ:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if "RANK" in os.environ:
         return False
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(count)))}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    code = subprocess.call([*launcher, "-m", "evolpo.recipes.cli", command, *sys.argv[1:]], env=environment)
+    count = local_processes(processes)
+    job = HydraConfig.get()
+    sweeping = job.mode == RunMode.MULTIRUN
+    if count == 1 and not sweeping:
+        return False
+    environment = dict(os.environ)
+    launcher = [sys.executable]
+    if count > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(threads_each(count)))
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    arguments = job.overrides.task if sweeping else sys.argv[1:]
+    code = subprocess.call([*launcher, "-m", "evolpo.recipes.cli", command, *arguments], env=environment)
     if code:
         raise SystemExit(code)
     return True
