@@ -32,6 +32,19 @@ def has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def resolve_precision(name: str, field: str) -> str:
+    """`bf16` or `fp32`; `auto` is bf16 where the hardware multiplies it fast.
+
+    Raises:
+        InputError: another name, under the full name of the configuration's field.
+    """
+    if name == "auto":
+        return "bf16" if has_fast_bf16() else "fp32"
+    if name not in DTYPES:
+        raise InputError(f"{field}: {name!r} is none of auto, {', '.join(DTYPES)}")
+    return name
+
+
 @dataclass
 class ModelConfig:
     """Which model."""

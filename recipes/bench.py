@@ -262,8 +262,7 @@ def load_evolpo(task: StepTask) -> tuple[Trainer, VllmEngine, list[Prompt]]:
     longest = max(len(prompt.token_ids) for prompt in prompts) + task.max_response_tokens
     cache = kv_cache_gb(trainer.policy.model, len(prompts) * task.responses_per_prompt, longest)
     rollout = RolloutConfig(max_response_tokens=task.max_response_tokens, kv_cache_gb=cache)
-    dtype = {"bf16": "bfloat16", "fp32": "float32"}[settings.precision]
-    return trainer, VllmEngine(task.model, rollout, dtype, longest, task.seed), prompts
+    return trainer, VllmEngine(task.model, rollout, settings.precision, longest, task.seed), prompts
 
 
 def run_evolpo(task: StepTask, turns: Turns) -> None:

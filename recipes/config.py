@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolpo import InputError
-from evolpo.model import ModelConfig
+from evolpo.model import ModelConfig, resolve_precision
 from evolpo.recipes.evaluate import EvaluationConfig
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
@@ -136,12 +136,16 @@ class EvaluateConfig:
     seed: int = 0
     """Seed of the data split and of sampling."""
     precision: str = "auto"
-    """bf16, fp32, or auto."""
+    """bf16, fp32, or auto: bf16 where the hardware multiplies it fast."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Settle the precision."""
+        self.precision = resolve_precision(self.precision, "precision")
 
 
 def writable_folder(path: str) -> Path:

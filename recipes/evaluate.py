@@ -79,6 +79,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
         return float(interval.low), float(interval.high)
     if len(set(values)) == 1:
         return float(values[0]), float(values[0])
+    return _bootstrap(values)
+
+
+def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    from scipy import stats
+
     result = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=9999, batch=500, rng=np.random.default_rng(0))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
@@ -87,16 +93,9 @@ def paired_gain(before: Sequence[Judged], after: Sequence[Judged]) -> tuple[floa
     """Gain in accuracy on the same problems, and its 95% interval over problems."""
     first = {one.prompt_id: one.accuracy for one in before}
     gains = [one.accuracy - first[one.prompt_id] for one in after if one.prompt_id in first]
-    return float(np.mean(gains)), _difference_interval(gains)
-
-
-def _difference_interval(gains: Sequence[float]) -> tuple[float, float]:
-    from scipy import stats
-
     if len(set(gains)) == 1:
-        return gains[0], gains[0]
-    result = stats.bootstrap((np.asarray(gains),), np.mean, n_resamples=9999, batch=500, rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+        return gains[0], (gains[0], gains[0])
+    return float(np.mean(gains)), _bootstrap(gains)
 
 
 def evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from evolpo.model import DTYPES, has_fast_bf16, load_tokenizer, model_folder
+from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.evaluate import evaluate, evaluation_metrics, evaluation_sampling, write_judged
 from evolpo.recipes.run import new_run_folder, write_config
@@ -26,10 +26,8 @@ def evaluation_run(config: EvaluateConfig) -> str:
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
         from evolpo.rollout.vllm_engine import VllmEngine
 
-        precision = config.precision if config.precision in DTYPES else "bf16" if has_fast_bf16() else "fp32"
-        dtype = {"bf16": "bfloat16", "fp32": "float32"}[precision]
         longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-        engine = VllmEngine(path, config.rollout, dtype, longest, config.seed)
+        engine = VllmEngine(path, config.rollout, config.precision, longest, config.seed)
         progress.note("evaluating")
         sampling = evaluation_sampling(
             config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature

@@ -157,9 +157,8 @@ def _assemble(config: TrainConfig, stack: ExitStack) -> Parts:
 def _start_engine(config: TrainConfig, model: str) -> RolloutEngine:
     from evolpo.rollout.vllm_engine import VllmEngine
 
-    dtype = {"bf16": "bfloat16", "fp32": "float32"}[config.trainer.precision]
     longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    return VllmEngine(model, config.rollout, dtype, longest, config.seed)
+    return VllmEngine(model, config.rollout, config.trainer.precision, longest, config.seed)
 
 
 def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[str, float]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evolpo import InputError
-from evolpo.model import DTYPES, has_fast_bf16, load_model, load_tokenizer
+from evolpo.model import DTYPES, load_model, load_tokenizer, resolve_precision
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logprobs import Policy, check_supported
@@ -69,10 +69,7 @@ class TrainerConfig:
         """Check ranges and names."""
         if self.zero_stage not in (0, 1, 2, 3):
             raise InputError(f"trainer.zero_stage: {self.zero_stage} is none of 0, 1, 2, 3")
-        if self.precision == "auto":
-            self.precision = "bf16" if has_fast_bf16() else "fp32"
-        if self.precision not in DTYPES:
-            raise InputError(f"trainer.precision: {self.precision!r} is none of auto, {', '.join(DTYPES)}")
+        self.precision = resolve_precision(self.precision, "trainer.precision")
         if self.schedule not in SCHEDULES:
             raise InputError(f"trainer.schedule: {self.schedule!r} is none of {', '.join(SCHEDULES)}")
         for name in ("learning_rate", "max_grad_norm", "tokens_per_micro_batch", "save_every"):

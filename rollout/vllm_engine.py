@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GIB = 1 << 30
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+"""vLLM's names of the precisions."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 
@@ -39,14 +41,14 @@ class VllmEngine:
     """A `RolloutEngine` that runs vLLM in this process, one engine a rank."""
 
     def __init__(
-        self, model: str | Path, config: RolloutConfig, dtype: str, max_model_tokens: int, seed: int = 0
+        self, model: str | Path, config: RolloutConfig, precision: str, max_model_tokens: int, seed: int = 0
     ) -> None:
         """Load the model.
 
         Args:
             model: folder in Hugging Face layout, or hub name.
             config: memory and compilation.
-            dtype: "bfloat16" or "float32".
+            precision: "bf16" or "fp32".
             max_model_tokens: longest prompt plus response.
             seed: of sampling without a seed of its own.
         """
@@ -61,7 +63,7 @@ class VllmEngine:
             extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
         self.llm = LLM(
             model=str(model),
-            dtype=dtype,
+            dtype=DTYPES[precision],
             seed=seed,
             max_model_len=max_model_tokens,
             enforce_eager=not config.compile,

@@ -16,7 +16,7 @@ SAMPLING = Sampling(responses_per_prompt=4, max_response_tokens=12, temperature=
 
 @pytest.fixture(scope="module")
 def engine(served_model_path: str) -> VllmEngine:
-    return VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "float32", 256)
+    return VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "fp32", 256)
 
 
 def model_logprobs(model: torch.nn.Module, group: Group, temperature: float) -> list[list[float]]:
