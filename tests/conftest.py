@@ -33,27 +33,28 @@ def write_tiny_tokenizer(folder: Path) -> int:
     return fast.eos_token_id
 
 
-def write_tiny_model(folder: Path, seed: int = 0) -> None:
-    """Write a random Llama of two layers, hidden size 32, four heads on two key-value heads."""
+def write_tiny_model(folder: Path, seed: int = 0, **changes: object) -> None:
+    """Write a random Llama of two layers, hidden size 32, four heads on two key-value heads, or as `changes` say."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     end = write_tiny_tokenizer(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,  # far from uniform predictions
-        tie_word_embeddings=False,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
+    fields: dict[str, object] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,  # far from uniform predictions
+        "tie_word_embeddings": False,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+    config = LlamaConfig(**fields | changes)
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -68,27 +69,16 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def served_model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Like `tiny_model_path`, with a tied LM head and attention heads of 32, the smallest that vLLM takes."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     folder = tmp_path_factory.mktemp("served_model")
-    end = write_tiny_tokenizer(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
+    write_tiny_model(
+        folder,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
         initializer_range=0.1,
         tie_word_embeddings=True,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
 
