@@ -69,6 +69,8 @@ class BenchStepConfig:
     """Steps of each side before those."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it fast, else fp32."""
+    compile: bool = True
+    """Let vLLM compile the model first (a minute, not counted); needs a C++ compiler. False: eager."""
     output: str = "outputs/bench/step.json"
     """File of the results; the logs of the two sides are put beside it."""
     seed: int = 0
@@ -102,6 +104,7 @@ class StepTask:
     steps: int
     """All steps, the warmup included."""
     precision: str
+    compile: bool
     seed: int
 
 
@@ -261,7 +264,7 @@ def load_evolpo(task: StepTask) -> tuple[Trainer, VllmEngine, list[Prompt]]:
     prompts = [Prompt(str(i), text, chat_tokens(trainer.tokenizer, "", text)) for i, text in enumerate(task.questions)]
     longest = max(len(prompt.token_ids) for prompt in prompts) + task.max_response_tokens
     cache = kv_cache_gb(trainer.policy.model, len(prompts) * task.responses_per_prompt, longest)
-    rollout = RolloutConfig(max_response_tokens=task.max_response_tokens, kv_cache_gb=cache)
+    rollout = RolloutConfig(max_response_tokens=task.max_response_tokens, kv_cache_gb=cache, compile=task.compile)
     return trainer, VllmEngine(task.model, rollout, settings.precision, longest, task.seed), prompts
 
 
@@ -385,6 +388,7 @@ def bench_step(config: BenchStepConfig) -> dict[str, Any]:
         max_response_tokens=config.max_response_tokens,
         steps=config.warmup + config.steps,
         precision=config.precision,
+        compile=config.compile,
         seed=config.seed,
     )
     conditions, steps = _measure(task, output)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from evolpo.model.attention import PACKED, use_packed_attention
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -93,7 +95,15 @@ class Policy(nn.Module):
     """A causal language model that answers with log-probabilities of response tokens instead of logits."""
 
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = CHUNK) -> None:
+        """Switch the model to packed attention.
+
+        Args:
+            model: any causal language model of transformers whose attention is replaceable; see `check_supported`.
+            temperature: sampling temperature of the rollout.
+            chunk: response tokens whose logits are in memory at a time.
+        """
         super().__init__()
+        use_packed_attention(model)
         self.model = model
         self.temperature = temperature
         self.chunk = chunk
@@ -112,11 +122,11 @@ class Policy(nn.Module):
         """
         hidden = self.model.base_model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             use_cache=False,
-        ).last_hidden_state  # [R, L, H]
-        predicting = hidden.flatten(0, 1)[batch.predicting]  # [N, H]
+            layout=batch.layout,
+        ).last_hidden_state  # [1, N, H]
+        predicting = hidden[0][batch.predicting]  # [M, H]
         weight: Tensor = self.head.weight  # type: ignore[assignment]
         logprobs, entropy = chunked_logprobs(
             predicting, weight, batch.targets, self.temperature, self.chunk, with_entropy
@@ -125,10 +135,10 @@ class Policy(nn.Module):
 
 
 def check_supported(policy: Policy) -> None:
-    """Compare `Policy` with the model's own logits on a few tokens, with and without a shared prompt.
+    """Compare `Policy` with the model's own logits on a few tokens and a shared prompt.
 
-    Catches what a generic path cannot know: logit soft-capping or scaling, a head with a bias, an attention that
-    ignores custom masks. Costs a few milliseconds at start-up.
+    Catches what a generic path cannot know: logit soft-capping or scaling, a head with a bias, a model that does not
+    take its attention from transformers' registry. Costs a few milliseconds at start-up.
 
     Raises:
         ValueError: the two disagree, with the size of the disagreement.
@@ -144,7 +154,9 @@ def check_supported(policy: Policy) -> None:
     with torch.no_grad():
         ours, _ = policy(collate(rows, [[0, 1]], device))
         full = torch.tensor([prompt + response for response in responses], device=device)
+        policy.model.set_attn_implementation("sdpa")
         logits = policy.model(input_ids=full, use_cache=False).logits.float() / policy.temperature
+        policy.model.set_attn_implementation(PACKED)
     theirs = logits[:, len(prompt) - 1 : -1].log_softmax(-1).gather(2, full[:, len(prompt) :, None]).squeeze(2)
     worst = (ours - theirs).abs().max().item()
     allowed = 1e-3 if logits.dtype == next(policy.parameters()).dtype else 0.5
@@ -152,5 +164,5 @@ def check_supported(policy: Policy) -> None:
         kind = type(policy.model).__name__
         raise ValueError(
             f"{kind}: log-probabilities from hidden states differ from the model's own by {worst:.3g} nats;"
-            " its head or its attention does something beyond a plain linear head and a 4-D attention mask"
+            " its head or its attention does something beyond a plain linear head and causal attention"
         )

@@ -57,7 +57,7 @@ class TrainerConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
     tokens_per_micro_batch: int = 2048
-    """Most tokens, padding included, in one forward and backward pass of a device."""
+    """Most tokens in one forward and backward pass of a device; a prompt counts once for its responses."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     save_every: int = 10
@@ -182,7 +182,6 @@ class Trainer:
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
-        self.attention_cost = 1 / (6 * self.policy.model.config.hidden_size)
         self.reference = self._load_reference(reference_path, dtype, temperature)
         parameters = self._parameter_groups()
         optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, config.beta2), fused=True)
@@ -261,7 +260,7 @@ class Trainer:
         counted = len(part) if loss.reduction == "sequence_mean" else sum(len(rows[i].response_ids) for i in part)
         denominator = max(self.sum_over_ranks(counted), 1.0)
         wanted = self._with_signal(rows, part)
-        plan = make_micro_batches(rows, wanted, self.config.tokens_per_micro_batch, self.attention_cost)
+        plan = make_micro_batches(rows, wanted, self.config.tokens_per_micro_batch)
         passes = int(self.max_over_ranks(len(plan)))
         if passes == 0:
             return  # no group of any rank carries a signal
@@ -322,7 +321,7 @@ class Trainer:
             totals.add(name, float(scalar), tokens)
         totals.add_sum("train/rows", len(micro.rows))
         totals.add_sum("train/tokens", tokens)
-        totals.add_sum("train/padded_tokens", micro.input_ids.numel())
+        totals.add_sum("train/computed_tokens", micro.input_ids.numel())
         _store(result.old_logprobs, micro, old_logprobs)
         _store(result.log_ratios, micro, logprobs.detach() - old_logprobs)
 
@@ -330,7 +329,7 @@ class Trainer:
     def logprobs(self, rows: Sequence[Row], wanted: Sequence[int] | None = None) -> dict[int, list[float]]:
         """Log-probabilities of the response tokens of this rank's rows, by index, under the current policy."""
         indices = range(len(rows)) if wanted is None else wanted
-        plan = make_micro_batches(rows, list(indices), self.config.tokens_per_micro_batch, self.attention_cost)
+        plan = make_micro_batches(rows, list(indices), self.config.tokens_per_micro_batch)
         found: dict[int, list[float]] = {}
         for index in range(int(self.max_over_ranks(len(plan)))):
             own = index < len(plan)

@@ -79,6 +79,7 @@ def test_both_sides_step_in_turn(model_path: str, tmp_path: Path, capfd: pytest.
         steps=1,
         warmup=1,
         precision="fp32",
+        compile=False,
         output=str(output),
     )
     report = bench_step(config)
@@ -107,7 +108,7 @@ def test_both_sides_step_in_turn(model_path: str, tmp_path: Path, capfd: pytest.
 
 def test_a_side_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench.WORKERS, "evolpo", "evolpo.recipes.no_such_worker")
-    task = StepTask("nowhere", ["What?"], 2, 4, 1, "fp32", 0)
+    task = StepTask("nowhere", ["What?"], 2, 4, 1, "fp32", False, 0)
     log = tmp_path / "side.log"
     with pytest.raises(RuntimeError, match=r"evolpo side died with exit code 1; the end of .*side\.log") as error:
         Side("evolpo", task, log)

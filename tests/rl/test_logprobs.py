@@ -179,6 +179,7 @@ ROWS = make_rows((0, 7, 5), (0, 7, 9), (0, 7, 1), (1, 1, 12), (1, 1, 3))
 
 def model_logprobs(model, row, temperature=1.0):
     """Log-probabilities and entropies of one row, alone, from the model's own logits."""
+    model.set_attn_implementation("sdpa")
     ids = torch.tensor([row.prompt_ids + row.response_ids])
     logs = (model(input_ids=ids, use_cache=False).logits[0].double() / temperature).log_softmax(-1)
     logs = logs[len(row.prompt_ids) - 1 : -1]
@@ -265,9 +266,15 @@ def test_heads_beyond_a_linear_map_are_refused(tiny_model_path, head):
         check_supported(Policy(model))
 
 
-def test_models_that_ignore_the_attention_mask_are_refused(tiny_model_path):
+def test_models_with_an_attention_of_their_own_are_refused(tiny_model_path):
     model = load_model(tiny_model_path, torch.float32).eval()
     forward = model.model.forward
-    model.model.forward = lambda attention_mask=None, **inputs: forward(**inputs)
+    policy = Policy(model)
+
+    def own_attention(layout=None, **inputs):
+        model.set_attn_implementation("sdpa")
+        return forward(**inputs)
+
+    model.model.forward = own_attention
     with pytest.raises(ValueError, match="attention"):
-        check_supported(Policy(model))
+        check_supported(policy)

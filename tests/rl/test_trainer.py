@@ -258,7 +258,7 @@ def test_activation_checkpointing_changes_nothing(one, slow):
 
 def test_splits_really_differ(one, two):
     """A smaller budget leaves less padding; the ranks of `uneven` have different numbers of micro-batches."""
-    padded = [one.metric(f"plain_1_{budget}", "train/padded_tokens")[0] for budget in (16, 4096)]
+    padded = [one.metric(f"plain_1_{budget}", "train/computed_tokens")[0] for budget in (16, 4096)]
     assert padded[0] != padded[1]
     trained = [len(rank["uneven_0"]["old_logprobs"]) for rank in two.ranks]
     assert trained == [SIZE, 2 * SIZE]  # one of the second rank's three groups is silent
