@@ -123,8 +123,14 @@ def packed_attention(
 
 
 def use_packed_attention(model: Any) -> None:
-    """Switch a transformers model to `packed_attention`; its calls then need the keyword `layout`."""
+    """Switch a transformers model to `packed_attention`; its calls then need the keyword `layout`.
+
+    Raises:
+        ValueError: the model does not take its attention from transformers' registry.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed_attention)
     model.set_attn_implementation(PACKED)
+    if model.config._attn_implementation != PACKED:
+        raise ValueError(f"{type(model).__name__}: its attention cannot be replaced, so it cannot be trained here")

@@ -91,7 +91,14 @@ def make_smollm2(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-MAKERS: Mapping[str, Callable[[Path], None]] = {"smollm2": make_smollm2}
+def make_ling_nano(folder: Path) -> None:
+    """Write ling_nano with random weights (seed 0) and its tokenizer."""
+    from evolpo.model.nano import write_ling_nano
+
+    write_ling_nano(folder)
+
+
+MAKERS: Mapping[str, Callable[[Path], None]] = {"smollm2": make_smollm2, "ling_nano": make_ling_nano}
 """Models that evolpo makes from packages, by name."""
 
 
@@ -135,11 +142,27 @@ def check_model_folder(path: str) -> None:
 
 
 def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """Load a causal language model from a folder in Hugging Face layout or a hub name, in one precision."""
-    from transformers import AutoModelForCausalLM
+    """Load a causal language model from a folder in Hugging Face layout or a hub name, in one precision.
+
+    Raises:
+        InputError: the weights of a Ling 2.0 model do not fit its configuration; it names them all.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    from evolpo.model.config import BailingMoeV2Config, register
+
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    register()
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(f"model.path: {path}: config.json: {' '.join(str(error).split())}") from None
+    if isinstance(config, BailingMoeV2Config):
+        from evolpo.model.ling import BailingMoeV2ForCausalLM
+
+        return BailingMoeV2ForCausalLM.from_pretrained(path, dtype)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
     )

@@ -26,7 +26,11 @@ usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
   evaluate     accuracy on held-out problems    evolpo evaluate experiment=smollm2_arithmetic model.path=FOLDER
   model path   the folder of a model, made      evolpo model path model=smollm2
                on first use
-  bench step   a training step against TRL's    evolpo bench step
+  plan                 memory, FLOPs and speed on a     evolpo plan model=ling_1t cluster=h100x512
+                       cluster, nothing loaded
+  bench step           a training step against TRL's    evolpo bench step
+  bench experts        grouped experts against a loop   evolpo bench experts
+  bench fp8            FP8 training against BF16        evolpo bench fp8
 
 `evolpo COMMAND --help` shows the whole configuration; any field is an override: `evolpo train steps=20 algorithm=grpo`.
 `evolpo train --dry-run ...` checks a configuration without loading a model.
@@ -90,6 +94,33 @@ def _bench_step(config: Any) -> None:
     bench_step(_to_object(config))
 
 
+def _bench_experts(config: Any) -> None:
+    from evolpo.recipes.bench_experts import bench_experts
+
+    checked = _to_object(config)
+    report = bench_experts(checked)
+    seconds = f"grouped {report['grouped_s']:.4f} s, loop {report['loop_s']:.4f} s"
+    print(f"{seconds}: {report['speedup_over_loop']:.1f} times the loop's speed")
+    by_experts = ", ".join(f"{n} experts {s:.4f} s" for n, s in report["grouped_s_by_experts"].items())
+    print(f"the same number used of more: {by_experts}\n{checked.output}")
+
+
+def _bench_fp8(config: Any) -> None:
+    from evolpo.recipes.bench_fp8 import bench_fp8
+
+    checked = _to_object(config)
+    report = bench_fp8(checked)
+    print(f"loss gap: largest {report['loss_gap_max']:.3%}, mean {report['loss_gap_mean']:.3%}")
+    print(f"kept for the backward pass: {report['saved_bytes_ratio']:.3f} of BF16\n{checked.output}")
+
+
+def _plan(config: Any) -> None:
+    from evolpo.recipes.plan import lines, plan
+
+    checked = _to_object(config)
+    print("\n".join(lines(checked, plan(checked))))
+
+
 def _to_object(config: Any) -> Any:
     from omegaconf import OmegaConf
 
@@ -110,7 +141,10 @@ COMMANDS: Mapping[str, Command] = {
     "sft": Command("sft", "evolpo.recipes.config:SftConfig", _sft),
     "evaluate": Command("evaluate", "evolpo.recipes.config:EvaluateConfig", _evaluate),
     "model path": Command("model", "evolpo.recipes.config:ModelCommandConfig", _model_path),
+    "plan": Command("plan", "evolpo.recipes.plan:PlanConfig", _plan),
     "bench step": Command("bench_step", "evolpo.recipes.bench:BenchStepConfig", _bench_step),
+    "bench experts": Command("bench_experts", "evolpo.recipes.bench_experts:BenchExpertsConfig", _bench_experts),
+    "bench fp8": Command("bench_fp8", "evolpo.recipes.bench_fp8:BenchFp8Config", _bench_fp8),
 }
 """Every command by name."""
 

@@ -111,6 +111,8 @@ class SftConfig:
     """Generated examples in instant mode: share that answers at once; the rest reasons in sentences."""
     deep_share: float = 0.0
     """Generated examples: share in the deep mode, with think and answer markers."""
+    mtp_weight: float = 0.1
+    """Weight of the loss of multi-token prediction, in a model that has it."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

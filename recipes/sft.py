@@ -63,7 +63,7 @@ def sft(config: SftConfig) -> Path:
             write_config(run, config)
         path = model_folder(config.model)
         progress.note(f"{len(examples)} examples; loading the model from {path}")
-        trainer = Trainer(path, config.trainer, total_updates=config.steps)
+        trainer = Trainer(path, config.trainer, total_updates=config.steps, mtp_weight=config.mtp_weight)
         rows = [encode_example(example, trainer.tokenizer) for example in examples]
         writer = MetricsWriter(run, config.logger) if rank == 0 else None
         for step in range(config.steps):
@@ -71,7 +71,8 @@ def sft(config: SftConfig) -> Path:
             chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[rank::world]
             batch = Batch(tuple(_numbered(rows[i], number) for number, i in enumerate(chosen)))
             metrics = trainer.update(batch, NegativeLogLikelihood()).metrics
-            metrics = {name: metrics[name] for name in ("loss", "grad_norm", "lr", "train/tokens")}
+            kept = ("loss", "grad_norm", "lr", "train/tokens", "experts/")
+            metrics = {name: value for name, value in metrics.items() if name.startswith(kept)}
             metrics["seconds/step"] = time.perf_counter() - start
             metrics["tokens_per_s"] = metrics["train/tokens"] / metrics["seconds/step"]
             if writer is not None:

@@ -88,9 +88,11 @@ def train(config: TrainConfig) -> Path:
             units = segment(scored, config.algorithm, trainer.tokenizer)
             advantages = group_advantages(scored, config.algorithm.advantage)
             batch = build_batch(scored, units, advantages, mask_truncated=config.algorithm.mask_truncated)
+            engine.sleep()
             with timer("train"):
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)
             with timer("sync"):
+                engine.wake()
                 engine.update_weights(trainer.named_weights(), version=step + 1)
 
             done = step + 1

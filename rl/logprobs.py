@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evolpo.model.attention import PACKED, use_packed_attention
+from evolpo.model.weights import mtp_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,16 +95,23 @@ def chunked_logprobs(
 class Policy(nn.Module):
     """A causal language model that answers with log-probabilities of response tokens instead of logits."""
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = CHUNK, mtp_weight: float = 0.0
+    ) -> None:
         """Switch the model to packed attention.
 
         Args:
             model: any causal language model of transformers whose attention is replaceable; see `check_supported`.
             temperature: sampling temperature of the rollout.
             chunk: response tokens whose logits are in memory at a time.
+            mtp_weight: weight of multi-token prediction; with 0 its layers, where there are any, are frozen.
         """
         super().__init__()
         use_packed_attention(model)
+        layers = mtp_layers(model)
+        for parameter in (p for layer in layers for p in layer.parameters()):
+            parameter.requires_grad_(mtp_weight != 0.0)
+        self.mtp_weight = mtp_weight if layers else 0.0
         self.model = model
         self.temperature = temperature
         self.chunk = chunk
@@ -114,11 +122,12 @@ class Policy(nn.Module):
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return head
 
-    def forward(self, batch: MicroBatch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: MicroBatch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities of the micro-batch's response tokens.
 
         Returns:
-            [B, T] float32, zero where `batch.mask` is False, and the entropies in the same shape, or None.
+            [B, T] float32, zero where `batch.mask` is False; the entropies in the same shape, or None; and, with
+            multi-token prediction, the log-probabilities that it gives the tokens one step earlier, or None.
         """
         hidden = self.model.base_model(
             input_ids=batch.input_ids,
@@ -131,7 +140,19 @@ class Policy(nn.Module):
         logprobs, entropy = chunked_logprobs(
             predicting, weight, batch.targets, self.temperature, self.chunk, with_entropy
         )
-        return batch.unflatten(logprobs), None if entropy is None else batch.unflatten(entropy)
+        further = None
+        if self.mtp_weight and torch.is_grad_enabled():
+            further = batch.unflatten(self._further(batch, hidden, weight))
+        return batch.unflatten(logprobs), None if entropy is None else batch.unflatten(entropy), further
+
+    def _further(self, batch: MicroBatch, hidden: Tensor, weight: Tensor) -> Tensor:
+        """[M] log-probabilities of the response tokens by multi-token prediction, from two tokens before each."""
+        if any(share.rows.stop - share.rows.start > 1 or share.length < 2 for share in batch.layout.shares):
+            raise ValueError("multi-token prediction needs prompts of two tokens and more with one response each")
+        inside: Any = self.model
+        ahead = inside.look_further(hidden, batch.input_ids, batch.position_ids, layout=batch.layout)  # [1, N, H]
+        logprobs, _ = chunked_logprobs(ahead[0][batch.predicting - 1], weight, batch.targets, 1.0, self.chunk)
+        return logprobs
 
 
 def check_supported(policy: Policy) -> None:
@@ -152,7 +173,7 @@ def check_supported(policy: Policy) -> None:
     responses = [tuple(i * 53 % size for i in range(start, start + 5)) for start in (11, 23)]
     rows = [Row(0, prompt, response, (0,) * 5, 1.0, (0.0,) * 5) for response in responses]
     with torch.no_grad():
-        ours, _ = policy(collate(rows, [[0, 1]], device))
+        ours, *_ = policy(collate(rows, [[0, 1]], device))
         full = torch.tensor([prompt + response for response in responses], device=device)
         policy.model.set_attn_implementation("sdpa")
         logits = policy.model(input_ids=full, use_cache=False).logits.float() / policy.temperature

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model, load_tokenizer, resolve_precision
+from evolpo.model.balance import balance
+from evolpo.model.experts import routers
+from evolpo.model.weights import published
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logprobs import Policy, check_supported
@@ -44,6 +47,8 @@ class TrainerConfig:
     """ZeRO stage: 0 replicates all, 1 shards the optimizer, 2 also gradients, 3 also weights."""
     precision: str = "auto"
     """bf16 (with fp32 master weights), fp32, or auto: bf16 where the hardware multiplies it fast, else fp32."""
+    fp8: bool = False
+    """Compute the products of linear layers, experts included, in FP8, forward and backward; emulated off Hopper."""
     learning_rate: float = 1e-6
     """Peak learning rate of AdamW."""
     warmup_steps: int = 0
@@ -56,6 +61,8 @@ class TrainerConfig:
     """AdamW second-moment decay; the first is 0.9."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
+    expert_bias_rate: float = 1e-3
+    """Step of the experts' biases that evens out their load, in a model with experts; 0 leaves them."""
     tokens_per_micro_batch: int = 2048
     """Most tokens in one forward and backward pass of a device; a prompt counts once for its responses."""
     activation_checkpointing: bool = False
@@ -75,7 +82,7 @@ class TrainerConfig:
         for name in ("learning_rate", "max_grad_norm", "tokens_per_micro_batch", "save_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is not positive")
-        for name in ("warmup_steps", "weight_decay", "keep_checkpoints"):
+        for name in ("warmup_steps", "weight_decay", "expert_bias_rate", "keep_checkpoints"):
             if getattr(self, name) < 0:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is negative")
 
@@ -159,6 +166,7 @@ class Trainer:
         temperature: float = 1.0,
         options: LossOptions | None = None,
         reference_path: str | None = None,
+        mtp_weight: float = 0.0,
     ) -> None:
         """Load the model and build the DeepSpeed engine.
 
@@ -169,6 +177,7 @@ class Trainer:
             temperature: sampling temperature of the rollout.
             options: what to pass to the loss.
             reference_path: the reference policy of the KL penalty; loaded only if `options.kl_coef` is not 0.
+            mtp_weight: weight of the loss of multi-token prediction, in a model that has it; 0 freezes those layers.
         """
         import deepspeed
 
@@ -176,9 +185,17 @@ class Trainer:
         self.config, self.options = config, options or LossOptions()
         self.total_updates, self.updates = total_updates, 0
         dtype = DTYPES[config.precision]
-        self.policy = Policy(load_model(model_path, dtype), temperature)
+        self.policy = Policy(load_model(model_path, dtype), temperature, mtp_weight=mtp_weight)
         self.tokenizer = load_tokenizer(model_path)
         check_supported(self.policy)
+        if config.fp8:
+            from evolpo.model.fp8 import use_fp8
+
+            use_fp8(self.policy.model)
+        if config.zero_stage == 3 and routers(self.policy):
+            from evolpo.model.ling import SparseMLP
+
+            deepspeed.utils.set_z3_leaf_modules(self.policy, [SparseMLP])  # all experts at once, whichever are used
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
@@ -269,12 +286,16 @@ class Trainer:
                 micro = collate(rows, plan[index], self.device)
                 self._accumulate(micro, loss, denominator, old, result, totals)
             else:
-                logprobs, _ = self.engine(collate([NO_ROW], [[0]], self.device))
+                logprobs, *_ = self.engine(collate([NO_ROW], [[0]], self.device))
                 self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
         self.engine.step()
         self.updates += 1
+        load = balance(self.policy, self.config.expert_bias_rate)
+        if load is not None:
+            for name, value in asdict(load).items():
+                totals.add(f"experts/{name}", value, 1.0)
         totals.add("grad_norm", float(self.engine.get_global_grad_norm() or 0.0), 1.0)
 
     def _accumulate(
@@ -286,14 +307,14 @@ class Trainer:
         result: UpdateResult,
         totals: _Totals,
     ) -> None:
-        logprobs, _ = self.engine(micro)  # [B, T]
+        logprobs, _, further = self.engine(micro)  # [B, T]
         old_logprobs = logprobs.detach()
         if micro.rows[0] in old:
             old_logprobs = micro.unflatten(torch.tensor([x for i in micro.rows for x in old[i]], device=self.device))
         reference = None
         if self.reference is not None:
             with torch.no_grad():
-                reference, _ = self.reference(micro)
+                reference, *_ = self.reference(micro)
         value, metrics = loss(
             logprobs,
             old_logprobs,
@@ -311,6 +332,10 @@ class Trainer:
             correction_low=self.options.correction_low,
             correction_high=self.options.correction_high,
         )
+        if further is not None:
+            mtp = -further.sum() / denominator
+            value = value + self.policy.mtp_weight * mtp
+            totals.add_sum("loss/mtp", float(mtp.detach()))
         # DeepSpeed averages gradients over ranks; the denominator is already that of all ranks.
         self.engine.backward(value * self.world, scale_wrt_gas=False)
         gap = (old_logprobs - micro.rollout_logprobs).abs()[micro.mask]
@@ -334,7 +359,7 @@ class Trainer:
         for index in range(int(self.max_over_ranks(len(plan)))):
             own = index < len(plan)
             micro = collate(rows, plan[index], self.device) if own else collate([NO_ROW], [[0]], self.device)
-            logprobs, _ = self.engine.module(micro)
+            logprobs, *_ = self.engine.module(micro)
             if own:
                 _store(found, micro, logprobs)
         return found
@@ -342,19 +367,21 @@ class Trainer:
     # -- weights and state --------------------------------------------------------------------------------------
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights as full tensors under their Hugging Face names; every rank must run through it."""
-        named = list(self.policy.model.named_parameters())
+        """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
+        model = self.policy.model
+        saved = model.state_dict(keep_vars=True)
+        named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
         if self.config.zero_stage < 3:
-            for name, parameter in named:
-                yield name, parameter.data
+            for name, tensor in named:
+                yield from published(name, tensor.data)
             return
         import deepspeed
 
         for start in range(0, len(named), 64):
             part = named[start : start + 64]
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in part]):
-                for name, parameter in part:
-                    yield name, parameter.data
+            with deepspeed.zero.GatheredParameters([t for _, t in part if isinstance(t, torch.nn.Parameter)]):
+                for name, tensor in part:
+                    yield from published(name, tensor.data)
 
     def save_model(self, folder: Path) -> None:
         """Write the model in Hugging Face layout; every rank takes part, rank 0 writes."""

@@ -12,7 +12,7 @@ import torch
 
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.engine import RolloutConfig, Sampling
-from evolpo.rollout.vllm_worker import repack_tied_head
+from evolpo.rollout.vllm_worker import repack_experts, repack_tied_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +55,8 @@ class VllmEngine:
         set_environment(torch.get_num_threads())
         from vllm import LLM
 
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if distributed else {}
+        beside_trainer = torch.distributed.is_initialized() and "RANK" in os.environ
+        extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if beside_trainer else {}
         if torch.cuda.is_available():
             extra["enable_sleep_mode"] = True
         else:
@@ -118,6 +118,7 @@ class VllmEngine:
         """Reload all weights in place from live tensors, in one call."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self.llm.apply_model(repack_tied_head)
+        self.llm.apply_model(repack_experts)
         self.llm.reset_prefix_cache()
         self.version = version
 

@@ -1,8 +1,15 @@
-"""What runs on vLLM's own model, inside its worker."""
+"""What runs inside vLLM's workers."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def register_ling() -> None:
+    """Entry point of vLLM's plugins: serve Ling 2.0 checkpoints whether or not they hold MTP layers."""
+    from vllm import ModelRegistry
+
+    ModelRegistry.register_model("BailingMoeV2ForCausalLM", "evolpo.rollout.vllm_ling:ServedLing")
 
 
 def repack_tied_head(model: Any) -> None:
@@ -21,3 +28,19 @@ def repack_tied_head(model: Any) -> None:
     for head in heads:
         if id(head.weight) in weights:
             head.quant_method.process_weights_after_loading(head)
+
+
+def repack_experts(model: Any) -> None:
+    """Bring stacked experts into the order of the CPU's kernel after the weights were reloaded.
+
+    vLLM does so when it builds the kernel and not again when weights are reloaded: the kernel would take the new
+    weights in the wrong order.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)

@@ -169,3 +169,21 @@ def test_an_exception_in_a_reward_ends_the_run(workplace: Path, served_model_pat
     assert last.startswith("evolpo: ")
     assert "broken failed on" in last
     assert "KeyError" in last
+
+
+def test_a_model_is_evaluated_without_a_trainer(workplace: Path, served_model_path: str) -> None:
+    arguments = command(served_model_path, "judged")
+    fields = [
+        field for field in arguments[4:] if not field.startswith(("steps", "prompts", "responses", "trainer", "algo"))
+    ]
+    extra = ["evaluation.samples=3", "evaluation.pass_at=[1,3]", "precision=fp32"]
+    out, _ = finish(start([*arguments[:3], "evaluate", *fields, *extra], workplace))
+    run = run_folder(workplace, "judged")
+    figures = json.loads((run / "evaluation.json").read_text())
+    judged = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
+    assert len(judged) == 6
+    assert figures["eval/accuracy"] == pytest.approx(sum(one["correct"] / one["samples"] for one in judged) / 6)
+    assert figures["eval/pass@1"] <= figures["eval/pass@3"]
+    lines = out.splitlines()
+    assert Path(lines[-1]) == run.relative_to(workplace)
+    assert any(line.startswith("eval/accuracy ") for line in lines)

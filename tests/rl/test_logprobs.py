@@ -191,7 +191,7 @@ def model_logprobs(model, row, temperature=1.0):
 def test_the_policy_equals_the_logits_of_the_model(model, packs, temperature):
     batch = collate(ROWS, packs, CPU)
     with torch.no_grad():
-        logprobs, entropy = Policy(model, temperature, chunk=4)(batch, with_entropy=True)
+        logprobs, entropy, _ = Policy(model, temperature, chunk=4)(batch, with_entropy=True)
         for place, index in enumerate(batch.rows):
             size = len(ROWS[index].response_ids)
             expected, expected_entropy = model_logprobs(model, ROWS[index], temperature)
@@ -204,7 +204,7 @@ def policy_gradients(model, packs):
     """Gradients of a weighted sum of log-probabilities, the weight of a token fixed by its row and place."""
     model.zero_grad()
     batch = collate(ROWS, packs, CPU)
-    logprobs, _ = Policy(model)(batch)
+    logprobs, *_ = Policy(model)(batch)
     places = torch.arange(logprobs.shape[1]) + 1
     weights = torch.tensor(batch.rows)[:, None] + 1 + 1 / places
     (logprobs * weights).sum().backward()
@@ -268,8 +268,8 @@ def test_heads_beyond_a_linear_map_are_refused(tiny_model_path, head):
 
 def test_models_with_an_attention_of_their_own_are_refused(tiny_model_path):
     model = load_model(tiny_model_path, torch.float32).eval()
-    forward = model.model.forward
     policy = Policy(model)
+    forward = model.model.forward
 
     def own_attention(layout=None, **inputs):
         model.set_attn_implementation("sdpa")
@@ -278,3 +278,10 @@ def test_models_with_an_attention_of_their_own_are_refused(tiny_model_path):
     model.model.forward = own_attention
     with pytest.raises(ValueError, match="attention"):
         check_supported(policy)
+
+
+def test_models_whose_attention_is_fixed_are_refused(tiny_model_path, monkeypatch):
+    model = load_model(tiny_model_path, torch.float32).eval()
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        Policy(model)

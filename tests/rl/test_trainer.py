@@ -3,19 +3,13 @@
 Importing DeepSpeed takes seconds, so one process runs many jobs (trainer_worker.py) and the tests look at the results.
 """
 
-import json
 import math
-import os
-import socket
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from launching import launch
 from trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
 
 from evolpo import InputError
@@ -23,7 +17,6 @@ from evolpo.model import DTYPES, load_model
 from evolpo.rl.data import Row
 from evolpo.rl.trainer import OPTIMIZER, TrainerConfig, learning_rate, split_rows
 
-WORKER = Path(__file__).with_name("trainer_worker.py")
 STAGES = (0, 1, 2, 3)
 RATE = 1e-3
 CONFIG = {"precision": "fp32", "learning_rate": RATE, "tokens_per_micro_batch": 4096}
@@ -38,48 +31,6 @@ TWO_RANK_PAIRS = [("empty", 0), ("empty", 1), ("empty", 2), ("empty", 3)]
 TWO_RANK_PAIRS += [("uneven", 0), ("uneven", 3), ("halves", 1), ("silent", 2)]
 SAVED = {1: [(p, s) for p in ("fp32", "bf16") for s in STAGES], 2: [("fp32", 0), ("fp32", 1), ("bf16", 2), ("bf16", 3)]}
 SAVED_CASES = [(ranks, *pair) for ranks, pairs in SAVED.items() for pair in pairs]
-
-
-@dataclass
-class Run:
-    """Results of the jobs of one launch, by rank."""
-
-    folder: Path
-    ranks: list[dict]
-
-    def __getitem__(self, job):
-        return self.ranks[0][job]
-
-    def metric(self, job, name):
-        return [metrics[name] for metrics in self[job]["metrics"]]
-
-    def tensors(self, job, kind):
-        return torch.load(self.folder / f"{job}.{kind}.pt")
-
-
-def launch(jobs, world, folder):
-    """Run jobs on `world` ranks, each a process of its own."""
-    folder.mkdir()
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    shared |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}
-    processes = []
-    for rank in range(world):
-        with (folder / f"log_{rank}").open("wb") as log:
-            command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder)]
-            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join((folder / f"log_{rank}").read_text()[-3000:] for rank in range(world))
-    assert codes == [0] * world, logs
-    return Run(folder, [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(world)])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""Ling 2.0 checkpoints: stacked experts in memory, one tensor an expert on disk; nothing missing, nothing left over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from evolpo import InputError
+from evolpo.model.experts import routers
+
+if TYPE_CHECKING:
+    from evolpo.model.ling import BailingMoeV2ForCausalLM
+
+STACKED_GATE_UP = ".mlp.experts.gate_up_proj"
+STACKED_DOWN = ".mlp.experts.down_proj"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Largest file that `save_weights` writes."""
+
+
+def published(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor in memory as the tensors of a public checkpoint: views, for stacked experts one by one."""
+    if name.endswith(STACKED_GATE_UP):
+        for expert, both in enumerate(tensor):
+            base = f"{name.removesuffix('gate_up_proj')}{expert}"
+            gate, up = both.chunk(2)
+            yield f"{base}.gate_proj.weight", gate
+            yield f"{base}.up_proj.weight", up
+    elif name.endswith(STACKED_DOWN):
+        for expert, weight in enumerate(tensor):
+            yield f"{name.removesuffix('down_proj')}{expert}.down_proj.weight", weight
+    else:
+        yield name, tensor
+
+
+def is_mtp(name: str, layers: int) -> bool:
+    """Whether a parameter belongs to a multi-token prediction layer of a model with so many layers besides."""
+    parts = name.split(".")
+    return parts[:2] == ["model", "layers"] and int(parts[2]) >= layers
+
+
+def mtp_layers(model: Any) -> list[nn.Module]:
+    """The multi-token prediction layers of a model: the last of its layers, or none."""
+    count = getattr(model.config, "num_nextn_predict_layers", 0)
+    return list(model.model.layers[-count:]) if count else []
+
+
+def saved_tensors(model: BailingMoeV2ForCausalLM) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and saved buffers in memory, under their names there."""
+    yield from model.state_dict(keep_vars=True).items()
+
+
+def load_weights(model: BailingMoeV2ForCausalLM, path: str | Path, dtype: torch.dtype) -> None:
+    """Fill a model on the meta device from the safetensors files of a folder or hub name.
+
+    MTP layers that the checkpoint has and the configuration does not are left out; everything else must match.
+
+    Args:
+        model: on the meta device.
+        path: folder, or hub name.
+        dtype: of all weights but the experts' bias, which stays in float32.
+
+    Raises:
+        InputError: tensors are missing, left over or of another shape; it names them all.
+    """
+    files = _files(_folder(path))
+    layers = model.config.num_hidden_layers + model.config.num_nextn_predict_layers
+    targets: dict[str, Tensor] = {}
+    filled: dict[str, Tensor] = {}
+    for name, empty in saved_tensors(model):
+        wide = name.endswith("expert_bias")
+        filled[name] = torch.empty(empty.shape, dtype=torch.float32 if wide else dtype)
+        targets |= dict(published(name, filled[name]))
+    _fill(targets, files, layers)
+    model.load_state_dict(filled, strict=True, assign=True)
+    for router in routers(model):
+        router.load = torch.zeros(router.experts, dtype=torch.int64)
+
+
+def _folder(path: str | Path) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json"]))
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if index.exists():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        missing = sorted(name for name in names if not (folder / name).exists())
+        if missing:
+            raise InputError(f"model.path: {folder} lacks {', '.join(missing)}, which its {INDEX} names")
+        return sorted(folder / name for name in names)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"model.path: {folder} has no *.safetensors")
+    return files
+
+
+def _fill(targets: Mapping[str, Tensor], files: Iterable[Path], layers: int) -> None:
+    from safetensors import safe_open
+
+    missing, extra, misshapen = set(targets), [], []
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 -- not a mapping
+                if name not in targets:
+                    if not is_mtp(name, layers):
+                        extra.append(name)
+                    continue
+                missing.discard(name)
+                tensor = tensors.get_tensor(name)
+                if tensor.shape == targets[name].shape:
+                    targets[name].copy_(tensor)
+                else:
+                    misshapen.append(f"{name} {list(tensor.shape)} instead of {list(targets[name].shape)}")
+    problems = {"missing": sorted(missing), "left over": sorted(extra), "of another shape": sorted(misshapen)}
+    if any(problems.values()):
+        listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise InputError(f"model.path: the checkpoint does not fit its config.json; {listed}")
+
+
+def save_weights(
+    model: BailingMoeV2ForCausalLM, folder: str | Path, tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write config.json and safetensors files in the layout of the public checkpoints.
+
+    Args:
+        model: whose configuration is written.
+        folder: made if it is not there.
+        tensors: to write instead of the model's own, under the names in memory or the published ones.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = tensors.items() if tensors is not None else saved_tensors(model)
+    flat = {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in source
+        for k, v in published(name, tensor)
+    }
+    dtypes = {tensor.dtype for name, tensor in flat.items() if not name.endswith("expert_bias")}
+    model.config.dtype = next(iter(dtypes))
+    model.config.save_pretrained(folder)
+    save_torch_state_dict(
+        flat, folder, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_BYTES, force_contiguous=True
+    )

@@ -1,0 +1,104 @@
+"""`evolpo bench experts`: the grouped mixture of experts against a loop over experts, in turns on the same machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evolpo import InputError
+from evolpo.model.experts import Experts, experts_by_loop
+
+Mixture = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class BenchExpertsConfig:
+    """`evolpo bench experts`: forward and backward pass of a mixture of experts."""
+
+    tokens: int = 4096
+    """Tokens in a pass."""
+    hidden: int = 256
+    """Hidden size."""
+    intermediate: int = 64
+    """Hidden size of an expert; a quarter of `hidden`, as in Ling 2.0."""
+    experts: int = 32
+    """Experts there are; also measured with two and four times as many."""
+    used: int = 4
+    """Experts of a token."""
+    repeats: int = 15
+    """Measured passes of each side."""
+    output: str = "outputs/bench/experts.json"
+    """File of the results."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("tokens", "hidden", "intermediate", "experts", "used", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is not positive")
+        if self.used > self.experts:
+            raise InputError(f"used: {self.used} experts of a token are more than experts={self.experts}")
+
+
+def bench_experts(config: BenchExpertsConfig) -> dict[str, Any]:
+    """Measure, write and return: seconds of a pass, medians.
+
+    Returns:
+        `speedup_over_loop`: the loop's median over the grouped one's; `grouped_s`, `loop_s`; `grouped_s_by_experts`: of
+        the grouped one with more experts and as many used; `setting`.
+    """
+    passes = {"grouped": _grouped(config, config.experts), "loop": _loop(config, config.experts)}
+    passes |= {f"grouped {n}": _grouped(config, n) for n in (2 * config.experts, 4 * config.experts)}
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    for repeat in range(config.repeats + 2):
+        for name, run in passes.items():
+            start = time.perf_counter()
+            run()
+            if repeat >= 2:  # the first passes warm up
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    by_experts = {str(config.experts): medians["grouped"]}
+    by_experts |= {name.split()[1]: median for name, median in medians.items() if " " in name}
+    report = {
+        "speedup_over_loop": medians["loop"] / medians["grouped"],
+        "grouped_s": medians["grouped"],
+        "loop_s": medians["loop"],
+        "grouped_s_by_experts": by_experts,
+        "setting": asdict(config) | {"precision": "bf16", "threads": torch.get_num_threads()},
+    }
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _inputs(config: BenchExpertsConfig, experts: int) -> tuple[Experts, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mixture = Experts(experts, config.hidden, config.intermediate)
+    for parameter in mixture.parameters():
+        parameter.data.normal_(0, 0.02, generator=generator)
+    hidden = torch.randn(config.tokens, config.hidden, generator=generator).bfloat16().requires_grad_()
+    chosen = torch.rand(config.tokens, experts, generator=generator).topk(config.used, dim=1).indices
+    weights = torch.full((config.tokens, config.used), 1 / config.used)
+    return mixture.bfloat16(), hidden, chosen, weights
+
+
+def _pass(mixture: Mixture, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
+    mixture(hidden, chosen, weights).backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+
+
+def _grouped(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
+    mixture, *inputs = _inputs(config, experts)
+    return lambda: _pass(mixture, *inputs)
+
+
+def _loop(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
+    mixture, *inputs = _inputs(config, experts)
+    return lambda: _pass(lambda *given: experts_by_loop(mixture, *given), *inputs)

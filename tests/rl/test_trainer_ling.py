@@ -1,0 +1,96 @@
+"""The trainer on a Ling 2.0 model: the same weights and biases of experts on all ZeRO stages and ranks; resume."""
+
+import pytest
+import torch
+from launching import launch
+from tiny_models import VOCABULARY, write_tiny_tokenizer
+from trainer_worker import GROUPS
+
+from evolpo.model.config import preset
+from evolpo.model.ling import BailingMoeV2ForCausalLM
+from evolpo.model.weights import is_mtp
+
+LAYERS = 2
+CONFIG = {"precision": "fp32", "learning_rate": 1e-3, "tokens_per_micro_batch": 64, "expert_bias_rate": 1e-2}
+EVERYTHING, HALVES = [list(range(GROUPS))], [[0, 1], [2, 3]]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ling")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 16}
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
+    torch.manual_seed(0)
+    config = preset(
+        "ling_nano", vocab_size=VOCABULARY, num_hidden_layers=LAYERS, initializer_range=0.2, **sizes, **experts
+    )
+    BailingMoeV2ForCausalLM(config).save_pretrained(folder)
+    write_tiny_tokenizer(folder)
+    return str(folder)
+
+
+def jobs(model_path, groups, folder=""):
+    def job(name, **changes):
+        config = CONFIG | changes.pop("config", {})
+        return {"name": name, "model": model_path, "config": config, "groups": groups, "steps": 5} | changes
+
+    stages = [job(f"stage_{stage}", config={"zero_stage": stage}) for stage in range(4)]
+    whole = {"zero_stage": 1}
+    saving = {"config": whole, "save_after": 2, "steps": 4, "folder": folder}
+    resuming = {"config": whole, "load": True, "start": 2, "steps": 2, "folder": folder}
+    bf16 = job("bf16", config={"zero_stage": 1, "precision": "bf16"})
+    return [*stages, job("saved", **saving), job("resumed", **resuming), bf16]
+
+
+@pytest.fixture(scope="module")
+def one(model_path, tmp_path_factory):
+    base = tmp_path_factory.mktemp("one")
+    return launch(jobs(model_path, EVERYTHING, str(base / "checkpoint")), 1, base / "runs")
+
+
+@pytest.fixture(scope="module")
+def two(model_path, tmp_path_factory):
+    base = tmp_path_factory.mktemp("two")
+    return launch(jobs(model_path, HALVES, str(base / "checkpoint"))[:4], 2, base / "runs")
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("ranks", ["one", "two"])
+def test_stages_and_ranks_give_the_same_weights(ranks, stage, request):
+    expected = request.getfixturevalue("one").tensors("stage_0", "weights")
+    found = request.getfixturevalue(ranks).tensors(f"stage_{stage}", "weights")
+    assert found.keys() == expected.keys()
+    worst = max((found[name] - expected[name]).abs().max().item() for name in expected)
+    assert worst < 1e-5
+
+
+def test_biases_moved_and_are_part_of_the_weights(one):
+    weights = one.tensors("stage_0", "weights")
+    biases = {name: tensor for name, tensor in weights.items() if name.endswith("expert_bias")}
+    trained = [bias for name, bias in biases.items() if not is_mtp(name, LAYERS)]
+    assert len(trained) == LAYERS - 1
+    assert all(bias.abs().max() > 0.005 and bias.mean().abs() < 1e-6 for bias in trained)
+    metrics = one["stage_0"]["metrics"][0]
+    assert metrics["experts/worst_violation"] > 0
+    assert metrics["experts/bias_spread"] == pytest.approx(0.02, rel=0.5)
+    assert metrics["experts/dead_experts"] >= 0
+
+
+def test_mtp_layers_are_kept_and_not_trained(one, model_path):
+    before = BailingMoeV2ForCausalLM.from_pretrained(model_path, torch.float32).state_dict()
+    after = one.tensors("stage_0", "weights")
+    kept = [name for name in after if is_mtp(name, LAYERS) and name in before]
+    assert kept
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+
+
+def test_a_resumed_run_is_bit_identical(one):
+    assert one["resumed"]["digest"] == one["saved"]["digest"]
+    assert one["resumed"]["master_digest"] == one["saved"]["master_digest"]
+
+
+def test_bfloat16_keeps_the_biases_in_float32(one):
+    assert one["bf16"]["weight_dtypes"] == ["torch.bfloat16", "torch.float32"]
+    weights = one.tensors("bf16", "weights")
+    wide = {name for name, tensor in weights.items() if tensor.dtype == torch.float32}
+    assert all(name.endswith("expert_bias") for name in wide)
