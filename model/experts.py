@@ -6,7 +6,7 @@ those there are. No token is dropped and no capacity is set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,23 +70,47 @@ def routers(model: nn.Module) -> list[Router]:
     return [module for module in model.modules() if isinstance(module, Router)]
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in another order; the backward pass is the inverse order instead of an addition by index."""
+class _Dispatch(torch.autograd.Function):
+    """[N, H] -> [N * k, H], a copy of each token for each of its experts, sorted by expert."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.inverse = inverse
-        return rows.index_select(0, order)
+        used = len(order) // len(tokens)
+        ctx.used = used
+        return tokens.index_select(0, order // used)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].index_select(0, ctx.inverse), None, None
+        rows = grads[0].index_select(0, ctx.inverse)
+        return rows.view(-1, ctx.used, rows.shape[1]).sum(dim=1), None, None
 
 
-def permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """Rows [N, ...] in the order `order` [N], whose inverse is `inverse` [N]."""
-    result: Tensor = _Permute.apply(rows, order, inverse)  # type: ignore[no-untyped-call]
-    return result
+class _Combine(torch.autograd.Function):
+    """[N * k, H] sorted by expert -> [N, H], the sum over each token's experts: the transpose of `_Dispatch`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor, used: int) -> Tensor:
+        ctx.order, ctx.used = order, used
+        return rows.index_select(0, inverse).view(-1, used, rows.shape[1]).sum(dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return grads[0].index_select(0, ctx.order // ctx.used), None, None, None
+
+
+class _Weigh(torch.autograd.Function):
+    """Rows [M, I] times a float32 weight each [M], keeping the rows' precision."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        return (rows * weights[:, None]).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        rows, weights = ctx.saved_tensors
+        return (grads[0] * weights[:, None]).to(rows.dtype), (grads[0] * rows).sum(dim=1, dtype=weights.dtype)
 
 
 class Experts(nn.Module):
@@ -104,6 +128,8 @@ class Experts(nn.Module):
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Sum over each token's experts, weighted.
 
+        The weight is applied before the last product, which is linear, to the shorter rows.
+
         Args:
             hidden: [N, H].
             chosen: [N, k] experts.
@@ -112,25 +138,25 @@ class Experts(nn.Module):
         Returns:
             [N, H].
         """
-        tokens, used = chosen.shape
         flat = chosen.flatten()
         order = flat.argsort(stable=True)  # [N * k], by expert
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         ends = torch.bincount(flat, minlength=len(self.gate_up_proj)).cumsum(0).to(torch.int32)
-        copies = hidden[:, None].expand(-1, used, -1).reshape(tokens * used, -1)
-        rows = permute(copies, order, inverse)  # [N * k, H]
-        gate, up = self.grouped(rows, self.gate_up_proj, ends).chunk(2, dim=1)
-        rows = self.grouped(nn.functional.silu(gate) * up, self.down_proj, ends)
-        outputs = permute(rows, inverse, order).view(tokens, used, -1)
-        return (outputs * weights[..., None]).sum(dim=1).to(hidden.dtype)
+        rows = _Dispatch.apply(hidden, order, inverse)  # type: ignore[no-untyped-call]
+        gate, up = self.grouped(rows, self.gate_up_proj, ends).chunk(2, dim=1)  # [N * k, I] each
+        rows = _Weigh.apply(nn.functional.silu(gate) * up, weights.flatten()[order])  # type: ignore[no-untyped-call]
+        rows = self.grouped(rows, self.down_proj, ends)
+        result: Tensor = _Combine.apply(rows, order, inverse, chosen.shape[1])  # type: ignore[no-untyped-call]
+        return result
 
 
-def experts_by_loop(experts: Experts, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def experts_by_loop(
+    experts: Sequence[Callable[[Tensor], Tensor]], hidden: Tensor, chosen: Tensor, weights: Tensor
+) -> Tensor:
     """What `Experts` computes, one expert after the other: the plain version it is tested and timed against."""
     result = torch.zeros_like(hidden)
-    for expert, (gate_up, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
-        tokens, places = (chosen == expert).nonzero(as_tuple=True)
-        gate, up = nn.functional.linear(hidden[tokens], gate_up).chunk(2, dim=1)
-        rows = nn.functional.linear(nn.functional.silu(gate) * up, down)
-        result = result.index_add(0, tokens, rows * weights[tokens, places, None].to(rows.dtype))
+    for number, expert in enumerate(experts):
+        tokens, places = (chosen == number).nonzero(as_tuple=True)
+        rows = expert(hidden[tokens]) * weights[tokens, places, None]
+        result = result.index_add(0, tokens, rows.to(hidden.dtype))
     return result

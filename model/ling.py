@@ -133,6 +133,19 @@ class MLP(nn.Module):
         return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
+def separate_experts(experts: Experts) -> nn.ModuleList:
+    """Experts as modules of their own with copies of their weights, for `experts_by_loop`."""
+    result = nn.ModuleList()
+    for gate_up, down in zip(experts.gate_up_proj, experts.down_proj, strict=True):
+        hidden, intermediate = down.shape
+        expert = MLP(hidden, intermediate).to(down.dtype)
+        gate, up = gate_up.chunk(2)
+        for linear, weight in ((expert.gate_proj, gate), (expert.up_proj, up), (expert.down_proj, down)):
+            linear.weight.data.copy_(weight.detach())
+        result.append(expert)
+    return result
+
+
 class SparseMLP(nn.Module):
     """Routed experts and the shared expert."""
 

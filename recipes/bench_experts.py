@@ -1,4 +1,7 @@
-"""`evolpo bench experts`: the grouped mixture of experts against a loop over experts, in turns on the same machine."""
+"""`evolpo bench experts`: the grouped mixture of experts against a loop over experts, in turns on the same machine.
+
+The loop is that of ordinary model code: experts as modules of three linear layers each, visited one after the other.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from evolpo import InputError
 from evolpo.model.experts import Experts, experts_by_loop
+from evolpo.model.ling import separate_experts
 
 Mixture = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -101,4 +105,5 @@ def _grouped(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
 
 def _loop(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
     mixture, *inputs = _inputs(config, experts)
-    return lambda: _pass(lambda *given: experts_by_loop(mixture, *given), *inputs)
+    separate: Any = separate_experts(mixture)
+    return lambda: _pass(lambda *given: experts_by_loop(separate, *given), *inputs)
