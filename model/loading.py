@@ -98,7 +98,10 @@ def make_ling_nano(folder: Path) -> None:
     write_ling_nano(folder)
 
 
-MAKERS: Mapping[str, Callable[[Path], None]] = {"smollm2": make_smollm2, "ling_nano": make_ling_nano}
+MAKERS: Mapping[str, Callable[[Path], None]] = {
+    "smollm2": make_smollm2,
+    "ling_nano": make_ling_nano,
+}
 """Models that evolpo makes from packages, by name."""
 
 
