@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,19 +20,18 @@ from evolpo.model import DTYPES, load_model, load_tokenizer, resolve_precision
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
 from evolpo.model.weights import published
+from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
+from evolpo.rl.totals import Totals
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }
 """Learning rate after the warmup as a share of its peak; progress runs from 0 to 1."""
-
-OPTIMIZER = "optimizer"
-"""Subfolder of a checkpoint; whoever loads the model reads every safetensors file beside its config.json."""
 
 NO_ROW = Row(-1, (0,), (0,), (0,), 0.0, (0.0,))
 """Stands in where another rank has one micro-batch more: all ranks must meet in every backward pass."""
@@ -255,10 +253,10 @@ class Trainer:
         old: dict[int, list[float]] = {}
         for part in parts[1:]:
             old |= self.logprobs(batch.rows, self._with_signal(batch.rows, part))
-        totals = _Totals()
+        totals = Totals()
         for part in parts:
             self._optimizer_step(batch.rows, part, loss, old, result, totals)
-        result.metrics = totals.reduce(self.device)
+        result.metrics = totals.reduce()
         result.metrics["lr"] = learning_rate(self.updates - 1, self.total_updates, self.config)
         return result
 
@@ -272,7 +270,7 @@ class Trainer:
         loss: PolicyLoss,
         old: Mapping[int, list[float]],
         result: UpdateResult,
-        totals: _Totals,
+        totals: Totals,
     ) -> None:
         counted = len(part) if loss.reduction == "sequence_mean" else sum(len(rows[i].response_ids) for i in part)
         denominator = max(self.sum_over_ranks(counted), 1.0)
@@ -305,7 +303,7 @@ class Trainer:
         denominator: float,
         old: Mapping[int, list[float]],
         result: UpdateResult,
-        totals: _Totals,
+        totals: Totals,
     ) -> None:
         logprobs, _, further = self.engine(micro)  # [B, T]
         old_logprobs = logprobs.detach()
@@ -392,23 +390,11 @@ class Trainer:
 
     def master_tensors(self) -> list[Tensor]:
         """This rank's fp32 weights, as the optimizer holds them."""
-        if self.config.zero_stage == 3:
-            return list(self.optimizer.fp32_partitioned_groups_flat)
-        base = getattr(self.optimizer, "optimizer", self.optimizer)
-        return [p for group in base.param_groups for p in group["params"]]
+        return optimizer_state.master_tensors(self.optimizer, self.config.zero_stage)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write this rank's fp32 weights and Adam moments."""
-        from safetensors.torch import save_file
-
-        base = getattr(self.optimizer, "optimizer", self.optimizer)
-        tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(self.config.zero_stage)}
-        for i, master in enumerate(self.master_tensors()):
-            tensors[f"{i}.master"] = master.detach().cpu().clone()
-            for name, value in base.state.get(master, {}).items():
-                tensors[f"{i}.{name}"] = torch.as_tensor(value).detach().cpu().clone()
-        (folder / OPTIMIZER).mkdir(exist_ok=True)
-        save_file(tensors, folder / OPTIMIZER / f"rank_{self.rank}.safetensors")
+        optimizer_state.save(self.optimizer, self.config.zero_stage, folder, self.rank)
 
     def load_optimizer(self, folder: Path) -> None:
         """Read what `save_optimizer` wrote for this rank; the model itself must come from the same folder.
@@ -416,25 +402,7 @@ class Trainer:
         Raises:
             InputError: the checkpoint was written by another number of ranks or another ZeRO stage.
         """
-        from safetensors.torch import load_file
-
-        file = folder / OPTIMIZER / f"rank_{self.rank}.safetensors"
-        ranks = len(list((folder / OPTIMIZER).glob("rank_*.safetensors")))
-        masters = self.master_tensors()
-        if ranks != self.world:
-            raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {self.world}; use {ranks}")
-        tensors = load_file(file)
-        stage = int(tensors["zero_stage"])
-        if stage != self.config.zero_stage:  # stages 1 and 3 cut the weights differently into tensors of one size
-            raise InputError(f"resume: {folder} was written under trainer.zero_stage={stage}; use the same")
-        base = getattr(self.optimizer, "optimizer", self.optimizer)
-        for i, master in enumerate(masters):
-            master.data.copy_(tensors.pop(f"{i}.master"))
-            names = [name for name in tensors if name.startswith(f"{i}.")]
-            device = {"step": torch.device("cpu")} if not torch.cuda.is_available() else {}
-            base.state[master] = {
-                name.split(".", 1)[1]: tensors[name].to(device.get(name, master.device)) for name in names
-            }
+        optimizer_state.load(self.optimizer, self.config.zero_stage, folder, self.rank, self.world)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -464,43 +432,3 @@ def _all_reduce(value: float, operation: Any, device: torch.device) -> float:
 def _store(into: dict[int, list[float]], micro: MicroBatch, values: Tensor) -> None:
     for row, line, length in zip(micro.rows, values.tolist(), micro.mask.sum(dim=1).tolist(), strict=True):
         into[row] = line[:length]
-
-
-class _Totals:
-    """Sums of metrics over micro-batches, optimizer steps and ranks."""
-
-    def __init__(self) -> None:
-        self.weighted: dict[str, float] = {}
-        self.weights: dict[str, float] = {}
-        self.sums: dict[str, float] = {}
-        self.extremes: dict[str, float] = {}
-
-    def add(self, name: str, value: float, weight: float) -> None:
-        """Add to a weighted mean; names that end in /max or /min keep the extreme instead."""
-        if name.endswith("/max"):
-            self.extremes[name] = max(value, self.extremes.get(name, -np.inf))
-        elif name.endswith("/min"):
-            self.extremes[name] = -max(-value, -self.extremes.get(name, np.inf))
-        else:
-            self.weighted[name] = self.weighted.get(name, 0.0) + value * weight
-            self.weights[name] = self.weights.get(name, 0.0) + weight
-
-    def add_sum(self, name: str, value: float) -> None:
-        """Add to a sum."""
-        self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def reduce(self, device: torch.device) -> dict[str, float]:
-        """The metrics over all ranks; ranks may know different names."""
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, self)
-        whole = _Totals()
-        for one in gathered:
-            for name, value in one.extremes.items():
-                whole.add(name, value, 1.0)
-            for name, value in one.sums.items():
-                whole.add_sum(name, value)
-            for name, value in one.weighted.items():
-                whole.weighted[name] = whole.weighted.get(name, 0.0) + value
-                whole.weights[name] = whole.weights.get(name, 0.0) + one.weights[name]
-        means = {name: value / whole.weights[name] for name, value in whole.weighted.items() if whole.weights[name]}
-        return means | whole.sums | whole.extremes

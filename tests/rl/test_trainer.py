@@ -15,7 +15,8 @@ from trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model
 from evolpo.rl.data import Row
-from evolpo.rl.trainer import OPTIMIZER, TrainerConfig, learning_rate, split_rows
+from evolpo.rl.optimizer_state import OPTIMIZER
+from evolpo.rl.trainer import TrainerConfig, learning_rate, split_rows
 
 STAGES = (0, 1, 2, 3)
 RATE = 1e-3

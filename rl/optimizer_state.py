@@ -1,0 +1,63 @@
+"""One rank's optimizer state on disk: fp32 weights and Adam moments as safetensors, whatever the ZeRO stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evolpo import InputError
+
+OPTIMIZER = "optimizer"
+"""Subfolder of a checkpoint; whoever loads the model reads every safetensors file beside its config.json."""
+
+
+def _inner(optimizer: Any) -> Any:
+    """The Adam inside DeepSpeed's wrapper, or the optimizer itself."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def master_tensors(optimizer: Any, zero_stage: int) -> list[Tensor]:
+    """This rank's fp32 weights, as the optimizer holds them."""
+    if zero_stage == 3:
+        return list(optimizer.fp32_partitioned_groups_flat)
+    return [p for group in _inner(optimizer).param_groups for p in group["params"]]
+
+
+def save(optimizer: Any, zero_stage: int, folder: Path, rank: int) -> None:
+    """Write the state of this rank into a checkpoint's folder."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(zero_stage)}
+    for i, master in enumerate(master_tensors(optimizer, zero_stage)):
+        tensors[f"{i}.master"] = master.detach().cpu().clone()
+        for name, value in _inner(optimizer).state.get(master, {}).items():
+            tensors[f"{i}.{name}"] = torch.as_tensor(value).detach().cpu().clone()
+    (folder / OPTIMIZER).mkdir(exist_ok=True)
+    save_file(tensors, folder / OPTIMIZER / f"rank_{rank}.safetensors")
+
+
+def load(optimizer: Any, zero_stage: int, folder: Path, rank: int, world: int) -> None:
+    """Read what `save` wrote for this rank.
+
+    Raises:
+        InputError: the checkpoint was written by another number of ranks or another ZeRO stage.
+    """
+    from safetensors.torch import load_file
+
+    ranks = len(list((folder / OPTIMIZER).glob("rank_*.safetensors")))
+    if ranks != world:
+        raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {world}; use {ranks}")
+    tensors = load_file(folder / OPTIMIZER / f"rank_{rank}.safetensors")
+    stage = int(tensors["zero_stage"])
+    if stage != zero_stage:  # stages 1 and 3 cut the weights differently into tensors of one size
+        raise InputError(f"resume: {folder} was written under trainer.zero_stage={stage}; use the same")
+    for i, master in enumerate(master_tensors(optimizer, zero_stage)):
+        master.data.copy_(tensors.pop(f"{i}.master"))
+        names = [name for name in tensors if name.startswith(f"{i}.")]
+        device = {"step": torch.device("cpu")} if not torch.cuda.is_available() else {}
+        _inner(optimizer).state[master] = {
+            name.split(".", 1)[1]: tensors[name].to(device.get(name, master.device)) for name in names
+        }
