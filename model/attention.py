@@ -79,6 +79,12 @@ class _Collect(torch.autograd.Function):
         return rows, None
 
 
+def _kernel(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
 class _CausalOnCpu(torch.autograd.Function):
     """Causal attention in bfloat16 on a CPU: PyTorch's kernel forward, batched products backward.
 
@@ -91,9 +97,7 @@ class _CausalOnCpu(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.scale = scale
-        return nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-        )
+        return _kernel(query, key, value, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -119,9 +123,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
         scale = query.shape[3] ** -0.5 if scale is None else scale
         result: Tensor = _CausalOnCpu.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
         return result
-    return nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    return _kernel(query, key, value, scale)
 
 
 def packed_attention(

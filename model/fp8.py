@@ -51,11 +51,6 @@ class Quantised:
         """The values that the format represents, in float32."""
         return self.values.float() * self._expanded()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of values and scales."""
-        return self.values.nbytes + self.scales.nbytes
-
     def _expanded(self) -> Tensor:
         shape = self.values.shape
         if self.rows is not None:
@@ -167,7 +162,7 @@ def _scaled(x: Quantised, weight: Quantised, dtype: torch.dtype) -> Tensor:
 
 def _times(x: Quantised, weight: Quantised, dtype: torch.dtype, ends: Tensor | None) -> Tensor:
     """X [N, K] times W^T: W is [out, K], or [E, out, K] with the rows of each expert ending at `ends`."""
-    aligned = all(size % TILE == 0 for size in (*weight.values.shape[-2:],))
+    aligned = all(size % TILE == 0 for size in weight.values.shape[-2:])
     if ends is None and aligned and _on_hopper(x.values):
         return _scaled(x, weight, dtype)
     if ends is None:

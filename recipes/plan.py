@@ -133,23 +133,19 @@ def read_config(config: PlanModelConfig) -> PreTrainedConfig:
 
 def sizes_of(config: PreTrainedConfig) -> Sizes:
     """Count parameters on empty weights; multi-token prediction does not count."""
-    import torch
     from accelerate import init_empty_weights  # type: ignore[import-untyped]
     from transformers import AutoModelForCausalLM
 
     from evolpo.model.config import BailingMoeV2Config
-    from evolpo.model.experts import Experts
-    from evolpo.model.ling import BailingMoeV2ForCausalLM, count_parameters
+    from evolpo.model.ling import count_parameters
 
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = config.num_hidden_layers * heads * head_size
     embedding = config.vocab_size * config.hidden_size
     if isinstance(config, BailingMoeV2Config):
-        with torch.device("meta"):
-            model = BailingMoeV2ForCausalLM(config)
-        layers = model.model.layers[: config.num_hidden_layers]
-        routed = sum(p.numel() for m in layers.modules() if isinstance(m, Experts) for p in m.parameters())
+        sparse = config.num_hidden_layers - config.first_k_dense_replace
+        routed = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
         total, active = count_parameters(config)
         return Sizes(total, active, routed, embedding, attention)
     with init_empty_weights():
