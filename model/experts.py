@@ -7,6 +7,7 @@ those there are. No token is dropped and no capacity is set.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,33 +71,68 @@ def routers(model: nn.Module) -> list[Router]:
     return [module for module in model.modules() if isinstance(module, Router)]
 
 
+ALIGNMENT = 16
+"""Rows of an expert are filled up to a multiple of this, so that products come in few shapes: on a CPU, the kernel of a
+shape not seen before takes five times as long to prepare as to run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which row of a step's products belongs to which token and expert."""
+
+    slots: Tensor
+    """[R] int64, for each row its place in the flattened [N, k] choice, sorted by expert; fillers repeat the last row
+    of their expert."""
+    rows: Tensor
+    """[N * k] int64, for each place in the flattened choice its row."""
+    filler: Tensor
+    """[R] bool."""
+    ends: Tensor
+    """[E] int32, where the rows of each expert end."""
+
+
+def plan(chosen: Tensor, experts: int) -> Plan:
+    """Sort the choices [N, k] by expert, every expert with a multiple of `ALIGNMENT` rows."""
+    flat = chosen.flatten()
+    order = flat.argsort(stable=True)  # [N * k], by expert
+    counts = torch.bincount(flat, minlength=experts)
+    filled = (counts + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    shift = (filled.cumsum(0) - filled) - (counts.cumsum(0) - counts)  # [E], rows of filler before each expert
+    places = torch.arange(len(order), device=order.device) + shift[flat[order]]
+    rows = torch.empty_like(order).scatter_(0, order, places)
+    owner = torch.repeat_interleave(torch.arange(experts, device=order.device), filled)  # [R]
+    wanted = torch.arange(len(owner), device=order.device) - shift[owner]
+    last = (counts.cumsum(0) - 1)[owner]
+    return Plan(order[wanted.minimum(last)], rows, wanted > last, filled.cumsum(0).to(torch.int32))
+
+
 class _Dispatch(torch.autograd.Function):
-    """[N, H] -> [N * k, H], a copy of each token for each of its experts, sorted by expert."""
+    """[N, H] -> [R, H], a copy of each token for each of its experts, sorted by expert."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.inverse = inverse
-        used = len(order) // len(tokens)
-        ctx.used = used
-        return tokens.index_select(0, order // used)
+    def forward(ctx: Any, tokens: Tensor, plan: Plan) -> Tensor:
+        ctx.rows = plan.rows
+        ctx.used = len(plan.rows) // len(tokens)
+        return tokens.index_select(0, plan.slots // ctx.used)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        rows = grads[0].index_select(0, ctx.inverse)
-        return rows.view(-1, ctx.used, rows.shape[1]).sum(dim=1), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        rows = grads[0].index_select(0, ctx.rows)
+        return rows.view(-1, ctx.used, rows.shape[1]).sum(dim=1), None
 
 
 class _Combine(torch.autograd.Function):
-    """[N * k, H] sorted by expert -> [N, H], the sum over each token's experts: the transpose of `_Dispatch`."""
+    """[R, H] sorted by expert -> [N, H], the sum over each token's experts: the transpose of `_Dispatch`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor, used: int) -> Tensor:
-        ctx.order, ctx.used = order, used
-        return rows.index_select(0, inverse).view(-1, used, rows.shape[1]).sum(dim=1)
+    def forward(ctx: Any, rows: Tensor, plan: Plan, used: int) -> Tensor:
+        ctx.slots, ctx.used = plan.slots, used
+        return rows.index_select(0, plan.rows).view(-1, used, rows.shape[1]).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return grads[0].index_select(0, ctx.order // ctx.used), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        # Fillers get the gradient of the row they repeat; their weight of zero keeps it from going further.
+        return grads[0].index_select(0, ctx.slots // ctx.used), None, None
 
 
 class _Weigh(torch.autograd.Function):
@@ -138,15 +174,14 @@ class Experts(nn.Module):
         Returns:
             [N, H].
         """
-        flat = chosen.flatten()
-        order = flat.argsort(stable=True)  # [N * k], by expert
-        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        ends = torch.bincount(flat, minlength=len(self.gate_up_proj)).cumsum(0).to(torch.int32)
-        rows = _Dispatch.apply(hidden, order, inverse)  # type: ignore[no-untyped-call]
-        gate, up = self.grouped(rows, self.gate_up_proj, ends).chunk(2, dim=1)  # [N * k, I] each
-        rows = _Weigh.apply(nn.functional.silu(gate) * up, weights.flatten()[order])  # type: ignore[no-untyped-call]
+        sorted_by = plan(chosen, len(self.gate_up_proj))
+        ends = sorted_by.ends
+        rows = _Dispatch.apply(hidden, sorted_by)  # type: ignore[no-untyped-call]
+        gate, up = self.grouped(rows, self.gate_up_proj, ends).chunk(2, dim=1)  # [R, I] each
+        weight = weights.flatten()[sorted_by.slots].masked_fill(sorted_by.filler, 0.0)
+        rows = _Weigh.apply(nn.functional.silu(gate) * up, weight)  # type: ignore[no-untyped-call]
         rows = self.grouped(rows, self.down_proj, ends)
-        result: Tensor = _Combine.apply(rows, order, inverse, chosen.shape[1])  # type: ignore[no-untyped-call]
+        result: Tensor = _Combine.apply(rows, sorted_by, chosen.shape[1])  # type: ignore[no-untyped-call]
         return result
 
 

@@ -1,5 +1,7 @@
 """Grouped experts against a loop over experts; the router's choice; the balance of loads."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from small_ling import SMALL, make_ling
 
 from evolpo.model.balance import balance, updated_bias
 from evolpo.model.config import preset
-from evolpo.model.experts import Experts, Router, experts_by_loop, routers
+from evolpo.model.experts import ALIGNMENT, Experts, Router, experts_by_loop, plan, routers
 from evolpo.model.ling import separate_experts
 
 
@@ -50,6 +52,20 @@ def test_values_and_gradients_equal_the_loop(tokens, used, reachable, seed):
     ours += [experts.gate_up_proj.grad, experts.down_proj.grad]
     for mine, yours in zip(ours, [*theirs, *stacked_gradients(separate)], strict=True):
         torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-5)
+
+
+@given(chosen=st.lists(st.permutations(range(5)), min_size=1, max_size=50), used=st.integers(1, 3))
+def test_a_plan_holds_every_choice_once_and_repeats_no_other_expert(chosen, used):
+    choice = torch.tensor(chosen)[:, :used]
+    made = plan(choice, 5)
+    flat = choice.flatten()
+    assert made.slots[made.rows].tolist() == list(range(len(flat)))
+    assert int((~made.filler).sum()) == len(flat)
+    begins = [0, *made.ends.tolist()]
+    for expert, (begin, end) in enumerate(pairwise(begins)):
+        assert (end - begin) % ALIGNMENT == 0
+        assert end - begin < int((flat == expert).sum()) + ALIGNMENT
+        assert (flat[made.slots[begin:end]] == expert).all()
 
 
 def test_bfloat16_comes_close_to_the_loop():
@@ -143,7 +159,7 @@ def test_skewed_routing_evens_out():
     violations = []
     for _ in range(400):
         model(ids)
-        metrics = balance(model, 2e-3)
+        metrics = balance(routers(model), 2e-3)
         violations.append(metrics.worst_violation)
     assert violations[0] > 0.9
     assert max(violations[-20:]) < violations[0] / 3
@@ -160,8 +176,8 @@ def test_only_training_counts_and_a_dense_model_has_nothing_to_balance(ling):
     ling(ids)
     assert [int(router.load.sum()) for router in routers(ling)] == [30, 30, 0]  # the MTP layer did not run
     before = [router.expert_bias.clone() for router in routers(ling)]
-    balance(ling, 1e-3)
+    balance(routers(ling), 1e-3)
     after = [router.expert_bias for router in routers(ling)]
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [False, False, True]
     assert all(router.load.sum() == 0 for router in routers(ling))
-    assert balance(torch.nn.Linear(2, 2), 1e-3) is None
+    assert balance([], 1e-3) is None
