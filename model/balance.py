@@ -6,12 +6,12 @@ of one that had more falls. The bias acts on which experts are chosen, not on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-
-from evolpo.model.experts import routers
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,24 @@ def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
     return bias + rate * (sign - sign.mean(dim=-1, keepdim=True)).to(bias.dtype)
 
 
+class Balanced(Protocol):
+    """A router whose load is evened out."""
+
+    expert_bias: Tensor
+    """[E] float32."""
+    load: Tensor
+    """[E] tokens since the last update."""
+
+
 @torch.no_grad()
-def balance(model: nn.Module, rate: float) -> BalanceMetrics | None:
+def balance(found: Sequence[Balanced], rate: float) -> BalanceMetrics | None:
     """Update the biases from the loads since the last call, summed over all ranks, and begin to count anew.
 
     Routers that saw no token, those of MTP layers in RL, stay as they are.
 
     Returns:
-        What the loads were, or None for a model without experts.
+        What the loads were, or None without routers.
     """
-    found = routers(model)
     if not found:
         return None
     loads = torch.stack([router.load for router in found])  # [layers, E]

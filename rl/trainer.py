@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from evolpo.model.weights import published
 from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
+from evolpo.rl.expert_parallel import all_routers, prepare, spread_layers, whole_experts
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
 from evolpo.rl.totals import Totals
@@ -33,6 +35,8 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 """Learning rate after the warmup as a share of its peak; progress runs from 0 to 1."""
 
+SAFEGUARDS_EVERY = 10
+"""Optimizer steps from one look at the safeguard metrics of FP8 to the next; looking costs time."""
 NO_ROW = Row(-1, (0,), (0,), (0,), 0.0, (0.0,))
 """Stands in where another rank has one micro-batch more: all ranks must meet in every backward pass."""
 
@@ -59,6 +63,8 @@ class TrainerConfig:
     """AdamW second-moment decay; the first is 0.9."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
+    expert_parallel: int = 1
+    """Ranks that the experts of a layer are spread over, by DeepSpeed's AutoEP; 1: every rank has them all."""
     expert_bias_rate: float = 1e-3
     """Step of the experts' biases that evens out their load, in a model with experts; 0 leaves them."""
     tokens_per_micro_batch: int = 2048
@@ -80,6 +86,10 @@ class TrainerConfig:
         for name in ("learning_rate", "max_grad_norm", "tokens_per_micro_batch", "save_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is not positive")
+        if self.expert_parallel > 1 and (self.zero_stage not in (1, 2) or self.fp8):
+            raise InputError("trainer.expert_parallel: above 1 it needs trainer.zero_stage 1 or 2 and fp8=false")
+        if self.expert_parallel < 1:
+            raise InputError(f"trainer.expert_parallel: {self.expert_parallel} is not positive")
         for name in ("warmup_steps", "weight_decay", "expert_bias_rate", "keep_checkpoints"):
             if getattr(self, name) < 0:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is negative")
@@ -198,10 +208,11 @@ class Trainer:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
         self.reference = self._load_reference(reference_path, dtype, temperature)
-        parameters = self._parameter_groups()
-        optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, config.beta2), fused=True)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=self.policy, optimizer=optimizer, config=self._deepspeed_config()
+            model=self.policy,
+            model_parameters=self._parameter_groups(),
+            optimizer=self._make_adam,
+            config=self._deepspeed_config(),
         )
         # With bf16 and stage 0 DeepSpeed makes an empty step at start-up, which Adam's bias correction would count.
         getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
@@ -219,12 +230,25 @@ class Trainer:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [p for p in self.policy.parameters() if p.requires_grad]
         return [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.config.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            {
+                "name": "matrices",
+                "params": [p for p in parameters if p.dim() >= 2],
+                "weight_decay": self.config.weight_decay,
+            },
+            {"name": "vectors", "params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
 
+    def _make_adam(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+        if self.config.expert_parallel > 1:
+            from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+
+            groups = split_params_into_different_moe_groups_for_optimizer(groups)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, self.config.beta2), fused=True)
+
     def _deepspeed_config(self) -> dict[str, Any]:
-        return {
+        spread = self.config.expert_parallel
+        experts = {"expert_parallel": prepare(self.policy, spread, self.world)} if spread > 1 else {}
+        return experts | {
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
             "gradient_clipping": self.config.max_grad_norm,
@@ -282,7 +306,8 @@ class Trainer:
         for index in range(passes):
             if index < len(plan):
                 micro = collate(rows, plan[index], self.device)
-                self._accumulate(micro, loss, denominator, old, result, totals)
+                with self._safeguards(totals, watched=index == 0):
+                    self._accumulate(micro, loss, denominator, old, result, totals)
             else:
                 logprobs, *_ = self.engine(collate([NO_ROW], [[0]], self.device))
                 self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
@@ -290,7 +315,7 @@ class Trainer:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
         self.engine.step()
         self.updates += 1
-        load = balance(self.policy, self.config.expert_bias_rate)
+        load = balance(all_routers(self.policy), self.config.expert_bias_rate)
         if load is not None:
             for name, value in asdict(load).items():
                 totals.add(f"experts/{name}", value, 1.0)
@@ -348,6 +373,19 @@ class Trainer:
         _store(result.old_logprobs, micro, old_logprobs)
         _store(result.log_ratios, micro, logprobs.detach() - old_logprobs)
 
+    @contextmanager
+    def _safeguards(self, totals: Totals, watched: bool) -> Iterator[None]:
+        """Now and then, watch how well tensors survive FP8 in one micro-batch."""
+        if not (self.config.fp8 and watched and self.updates % SAFEGUARDS_EVERY == 0):
+            yield
+            return
+        from evolpo.model.fp8 import watch
+
+        with watch() as seen:
+            yield
+        for name, value in seen.by_layer().items():
+            totals.add(f"fp8/{name}", value, 1.0)
+
     @torch.no_grad()
     def logprobs(self, rows: Sequence[Row], wanted: Sequence[int] | None = None) -> dict[int, list[float]]:
         """Log-probabilities of the response tokens of this rank's rows, by index, under the current policy."""
@@ -362,13 +400,41 @@ class Trainer:
                 _store(found, micro, logprobs)
         return found
 
+    @torch.no_grad()
+    def routing(self, rows: Sequence[Row]) -> list[Tensor]:
+        """For each row of T tokens, prompt and response, the experts chosen, [T, layers, k].
+
+        Empty for a model without experts; every rank must call it.
+        """
+        found = routers(self.policy)  # those of MTP layers do not run without gradients
+        if not found:
+            return []
+        chosen: list[Tensor] = []
+        hooks = [router.register_forward_hook(lambda _, __, result: chosen.append(result[0].cpu())) for router in found]
+        routes: list[Tensor] = []
+        try:
+            for index in range(int(self.max_over_ranks(len(rows)))):
+                chosen.clear()
+                self.engine.module(collate([rows[index] if index < len(rows) else NO_ROW], [[0]], self.device))
+                if index < len(rows):
+                    routes.append(torch.stack(chosen, dim=1))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return routes
+
     # -- weights and state --------------------------------------------------------------------------------------
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
         model = self.policy.model
+        spread = spread_layers(model)
+        for name, layer in spread.items():
+            yield from whole_experts(layer, name)
+        moved = tuple(f"{name}.{part}." for name in spread for part in ("router", "experts"))
         saved = model.state_dict(keep_vars=True)
         named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
+        named = [(name, tensor) for name, tensor in named if not name.startswith(moved)]
         if self.config.zero_stage < 3:
             for name, tensor in named:
                 yield from published(name, tensor.data)

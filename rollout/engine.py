@@ -72,6 +72,9 @@ class RolloutEngine(Protocol):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes."""
 
+    def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """For each sequence of T tokens the experts chosen, [T, layers, k]; empty for a model without experts."""
+
     def sleep(self) -> None:
         """Free the engine's device memory while the trainer works, where the device can."""
 

@@ -12,7 +12,7 @@ import torch
 
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.engine import RolloutConfig, Sampling
-from evolpo.rollout.vllm_worker import repack_experts, repack_tied_head
+from evolpo.rollout.vllm_worker import expert_routers, repack_experts, repack_tied_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +121,26 @@ class VllmEngine:
         self.llm.apply_model(repack_experts)
         self.llm.reset_prefix_cache()
         self.version = version
+
+    def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The experts that the engine's model chooses for each token, one sequence after the other."""
+        [routers] = self.llm.apply_model(expert_routers)
+        return [self._routing(sequence, routers) for sequence in sequences] if routers else []
+
+    def _routing(self, sequence: Sequence[int], routers: Sequence[Any]) -> Tensor:
+        from vllm import SamplingParams, TokensPrompt
+
+        chosen: list[list[Tensor]] = [[] for _ in routers]
+        for router, seen in zip(routers, chosen, strict=True):
+            router.set_capture_fn(lambda experts, seen=seen: seen.append(experts.cpu().clone()))
+        try:
+            self.llm.reset_prefix_cache()  # a prefix in the cache would not be computed, nor routed
+            once = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+            self.llm.generate([TokensPrompt(prompt_token_ids=list(sequence))], once, use_tqdm=False)
+        finally:
+            for router in routers:
+                router.set_capture_fn(None)
+        return torch.stack([torch.cat(seen)[: len(sequence)] for seen in chosen], dim=1)  # [T, layers, k]
 
     def sleep(self) -> None:
         """Free key-value cache and weights on a GPU; nothing to free on a CPU."""

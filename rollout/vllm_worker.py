@@ -44,3 +44,12 @@ def repack_experts(model: Any) -> None:
         kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
         if kernel is not None:
             kernel.fused_experts.process_weights_after_loading(module)
+
+
+def expert_routers(model: Any) -> list[Any]:
+    """The modules that choose experts, in the order of the layers; none in a dense model."""
+    from vllm.model_executor.layers.fused_moe.layer import MoERunner
+    from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
+
+    runners = [module for module in model.modules() if isinstance(module, MoERunner)]
+    return [runner.router for runner in runners if isinstance(runner.router, BaseRouter)]

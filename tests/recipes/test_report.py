@@ -184,7 +184,7 @@ def test_the_headline_is_the_summary(finished):
 
 def test_every_chart_is_drawn(finished):
     titles = [a["aria-label"] for a in finished.all("div") if a.get("role") == "img"]
-    assert [title.removesuffix(" by step") for title in titles] == [
+    assert titles == [
         *("Reward", "Accuracy", "Response length"),
         *("Clipped units", "Importance ratio", "KL", "Log-probability gap", "Entropy", "Cut off"),
         *("Gradient norm", "Learning rate", "Loss"),
@@ -193,6 +193,22 @@ def test_every_chart_is_drawn(finished):
     assert len(finished.all("svg")) == len(titles)
     assert "pass@8 63.5%" in finished.text
     assert all("width" not in svg and "height" not in svg for svg in finished.all("svg"))
+
+
+def test_experts_and_fp8_have_charts(tmp_path):
+    run = tmp_path / "ling" / "2026-11-22_10-00-00"
+    run.mkdir(parents=True)
+    rows = [{"step": step, "time": 0.0, "experts/worst_violation": 2.0 / (step + 1)} for step in range(4)]
+    for row in rows:
+        row |= {"routing/same_tokens": 0.97, "routing/same_experts": 0.99}
+    for layer, value in enumerate((0.001, 0.002, 0.25)):
+        rows[0] |= {f"fp8/dy_t/layer_{layer}/underflow/max": value, f"fp8/dy_t/layer_{layer}/similarity/min": 0.999}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(write_report(run))
+    titles = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
+    assert titles == ["Load of the experts", "Routing", "FP8 underflow", "FP8 similarity"]
+    assert "97.0%" in page.text
+    assert "dy_t 0.25" in page.text
 
 
 def test_what_went_wrong_is_said(finished):

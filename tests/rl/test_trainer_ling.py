@@ -39,7 +39,8 @@ def jobs(model_path, groups, folder=""):
     saving = {"config": whole, "save_after": 2, "steps": 4, "folder": folder}
     resuming = {"config": whole, "load": True, "start": 2, "steps": 2, "folder": folder}
     bf16 = job("bf16", config={"zero_stage": 1, "precision": "bf16"})
-    return [*stages, job("saved", **saving), job("resumed", **resuming), bf16]
+    fp8 = job("fp8", config={"zero_stage": 1, "fp8": True})
+    return [*stages, job("saved", **saving), job("resumed", **resuming), bf16, fp8]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,12 @@ def one(model_path, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(model_path, tmp_path_factory):
     base = tmp_path_factory.mktemp("two")
-    return launch(jobs(model_path, HALVES, str(base / "checkpoint"))[:4], 2, base / "runs")
+    spread = {"steps": 5, "groups": HALVES, "model": model_path}
+    experts = [
+        {"name": f"experts_{stage}", "config": CONFIG | {"zero_stage": stage, "expert_parallel": 2}} | spread
+        for stage in (1, 2)
+    ]
+    return launch([*jobs(model_path, HALVES, str(base / "checkpoint"))[:4], *experts], 2, base / "runs")
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -62,6 +68,14 @@ def test_stages_and_ranks_give_the_same_weights(ranks, stage, request):
     assert found.keys() == expected.keys()
     worst = max((found[name] - expected[name]).abs().max().item() for name in expected)
     assert worst < 1e-5
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_experts_spread_over_ranks_give_the_same_weights(stage, one, two):
+    expected, found = one.tensors("stage_0", "weights"), two.tensors(f"experts_{stage}", "weights")
+    assert found.keys() == expected.keys()
+    worst = {name: (found[name] - expected[name]).abs().max().item() for name in expected}
+    assert max(worst.values()) < 1e-5, worst
 
 
 def test_biases_moved_and_are_part_of_the_weights(one):
@@ -94,3 +108,15 @@ def test_bfloat16_keeps_the_biases_in_float32(one):
     weights = one.tensors("bf16", "weights")
     wide = {name for name, tensor in weights.items() if tensor.dtype == torch.float32}
     assert all(name.endswith("expert_bias") for name in wide)
+
+
+def test_fp8_trains_and_is_watched_layer_by_layer(one):
+    exact, narrow = (one[name]["metrics"] for name in ("stage_0", "fp8"))
+    assert narrow[0]["grad_norm"] == pytest.approx(exact[0]["grad_norm"], rel=0.1)
+    assert narrow[0]["grad_norm"] != exact[0]["grad_norm"]
+    watched = {key for key in narrow[0] if key.startswith("fp8/")}
+    for layer in range(LAYERS):
+        for tensor in ("x", "w", "dy", "x_t", "dy_t"):
+            assert {f"fp8/{tensor}/layer_{layer}/{kind}" for kind in ("underflow/max", "similarity/min")} <= watched
+    assert all(narrow[0][key] > 0.98 for key in watched if key.endswith("min"))
+    assert not any(key.startswith("fp8/") for key in narrow[1])  # only every tenth step is watched

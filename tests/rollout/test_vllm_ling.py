@@ -92,3 +92,29 @@ def test_new_weights_arrive_with_experts_and_biases(engine: VllmEngine, model: B
     assert worst_gap(engine, other) < 1e-4
     engine.update_weights(as_published(model), version=4)
     assert worst_gap(engine, model) < 1e-4
+
+
+def chosen_experts(model: BailingMoeV2ForCausalLM, ids: tuple[int, ...]) -> torch.Tensor:
+    """[T, layers, k] by our own model."""
+    chosen: list[torch.Tensor] = []
+    hooks = [router.register_forward_hook(lambda _, __, result: chosen.append(result[0])) for router in routers(model)]
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(chosen, dim=1)
+
+
+def test_the_engine_tells_which_experts_it_chose(engine: VllmEngine, model: BailingMoeV2ForCausalLM) -> None:
+    engine.update_weights(as_published(model), version=5)
+    sequences = [prompt.token_ids for prompt in PROMPTS]
+    for ids, theirs in zip(sequences, engine.routing(sequences), strict=True):
+        ours = chosen_experts(model, ids)
+        assert theirs.shape == ours.shape == (len(ids), 2, 4)
+        assert torch.equal(theirs.sort(dim=-1).values.long(), ours.sort(dim=-1).values)
+
+
+def test_asking_for_the_routing_leaves_no_trace(engine: VllmEngine) -> None:
+    before = engine.generate(PROMPTS, Sampling(2, 8, 1.0), seed=3)
+    engine.routing([PROMPTS[0].token_ids])
+    assert engine.generate(PROMPTS, Sampling(2, 8, 1.0), seed=3) == before
