@@ -111,6 +111,7 @@ def _bench_fp8(config: Any) -> None:
     checked = _to_object(config)
     report = bench_fp8(checked)
     print(f"loss gap: largest {report['loss_gap_max']:.3%}, mean {report['loss_gap_mean']:.3%}")
+    print(f"BF16 again: largest {report['control_gap_max']:.3%}, mean {report['control_gap_mean']:.3%}")
     print(f"kept for the backward pass: {report['saved_bytes_ratio']:.3f} of BF16\n{checked.output}")
 
 

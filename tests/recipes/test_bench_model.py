@@ -58,14 +58,16 @@ def test_fp8_is_trained_beside_bf16_and_goes_on(tmp_path):
 
 def test_gaps_by_hand():
     """Without warmup and with one window: means 2 and 2.02."""
-    losses = {"bf16": [1.0, 2.0, 3.0], "fp8": [1.0, 2.02, 3.04]}
+    losses = {"bf16": [1.0, 2.0, 3.0], "control": [1.0, 1.98, 2.99], "fp8": [1.0, 2.02, 3.04]}
     found = figures(losses, BenchFp8Config(steps=3, warmup_steps=0))
     assert found["loss_gap_max"] == found["loss_gap_mean"] == pytest.approx(0.01)
-    assert found["loss_gap_raw_max"] == pytest.approx(0.04 / 3)
+    assert found["control_gap_max"] == pytest.approx(0.03 / 6)
+    assert found["loss_control"] == pytest.approx(1.99)
 
 
-def test_bytes_are_those_of_the_inputs_of_linear_layers(tmp_path):
+def test_bytes_are_those_of_the_inputs_of_linear_layers(tmp_path, monkeypatch):
     """Of N tokens in BF16: 5 layers keep a normed input and an attention output, each MLP its input and its product."""
+    monkeypatch.setattr("evolpo.model.experts.ALIGNMENT", 1)  # no fillers
     config = fp8_config(tmp_path)
     ids = torch.zeros(2, 32, dtype=torch.long)
     tokens, hidden, heads = 64, 192, 4 * 64
