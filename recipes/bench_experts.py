@@ -1,6 +1,7 @@
 """`evolpo bench experts`: the grouped mixture of experts against a loop over experts, in turns on the same machine.
 
 The loop is that of ordinary model code: experts as modules of three linear layers each, visited one after the other.
+As in training, every pass has other tokens and so another number of them for every expert.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from evolpo import InputError
 from evolpo.model.experts import Experts, experts_by_loop
 from evolpo.model.ling import separate_experts
 
+WARMUP = 5
+"""Passes of each side before those that count."""
 Mixture = Callable[[Tensor, Tensor, Tensor], Tensor]
+Pass = Callable[[int], None]
+"""One forward and backward pass, by its number."""
 
 
 @dataclass
@@ -61,11 +66,11 @@ def bench_experts(config: BenchExpertsConfig) -> dict[str, Any]:
     passes = {"grouped": _grouped(config, config.experts), "loop": _loop(config, config.experts)}
     passes |= {f"grouped {n}": _grouped(config, n) for n in (2 * config.experts, 4 * config.experts)}
     seconds: dict[str, list[float]] = {name: [] for name in passes}
-    for repeat in range(config.repeats + 2):
+    for repeat in range(config.repeats + WARMUP):
         for name, run in passes.items():
             start = time.perf_counter()
-            run()
-            if repeat >= 2:  # the first passes warm up
+            run(repeat)
+            if repeat >= WARMUP:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     by_experts = {str(config.experts): medians["grouped"]}
@@ -83,27 +88,34 @@ def bench_experts(config: BenchExpertsConfig) -> dict[str, Any]:
     return report
 
 
-def _inputs(config: BenchExpertsConfig, experts: int) -> tuple[Experts, Tensor, Tensor, Tensor]:
+def _experts(config: BenchExpertsConfig, experts: int) -> Experts:
     generator = torch.Generator().manual_seed(0)
     mixture = Experts(experts, config.hidden, config.intermediate)
     for parameter in mixture.parameters():
         parameter.data.normal_(0, 0.02, generator=generator)
-    hidden = torch.randn(config.tokens, config.hidden, generator=generator).bfloat16().requires_grad_()
-    chosen = torch.rand(config.tokens, experts, generator=generator).topk(config.used, dim=1).indices
+    return mixture.bfloat16()
+
+
+def _pass(config: BenchExpertsConfig, experts: int, mixture: Mixture) -> Pass:
     weights = torch.full((config.tokens, config.used), 1 / config.used)
-    return mixture.bfloat16(), hidden, chosen, weights
+    drawn: dict[int, tuple[Tensor, Tensor]] = {}
+    for number in range(config.repeats + WARMUP):
+        generator = torch.Generator().manual_seed(number)
+        hidden = torch.randn(config.tokens, config.hidden, generator=generator).bfloat16().requires_grad_()
+        chosen = torch.rand(config.tokens, experts, generator=generator).topk(config.used, dim=1).indices
+        drawn[number] = hidden, chosen
+
+    def run(number: int) -> None:
+        hidden, chosen = drawn[number]
+        mixture(hidden, chosen, weights).backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+
+    return run
 
 
-def _pass(mixture: Mixture, hidden: Tensor, chosen: Tensor, weights: Tensor) -> None:
-    mixture(hidden, chosen, weights).backward(torch.ones_like(hidden))  # type: ignore[no-untyped-call]
+def _grouped(config: BenchExpertsConfig, experts: int) -> Pass:
+    return _pass(config, experts, _experts(config, experts))
 
 
-def _grouped(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
-    mixture, *inputs = _inputs(config, experts)
-    return lambda: _pass(mixture, *inputs)
-
-
-def _loop(config: BenchExpertsConfig, experts: int) -> Callable[[], None]:
-    mixture, *inputs = _inputs(config, experts)
-    separate: Any = separate_experts(mixture)
-    return lambda: _pass(lambda *given: experts_by_loop(separate, *given), *inputs)
+def _loop(config: BenchExpertsConfig, experts: int) -> Pass:
+    separate: Any = separate_experts(_experts(config, experts))
+    return _pass(config, experts, lambda *given: experts_by_loop(separate, *given))

@@ -62,15 +62,20 @@ def spread_layers(model: nn.Module) -> dict[str, Any]:
 
 
 class SpreadRouter:
-    """An AutoEP layer as `evolpo.model.balance` sees a router: its bias and its load."""
+    """The router of an AutoEP layer as `evolpo.model.balance` wants it: with its bias and its load."""
 
     def __init__(self, layer: Any) -> None:
         self.expert_bias: Tensor = layer.router.e_score_correction_bias
-        self.load: Tensor = layer.tokens_per_expert
+        self.load = torch.zeros_like(layer.tokens_per_expert, dtype=torch.int64)
+        layer.router.register_forward_hook(self._count)
+
+    def _count(self, _: nn.Module, __: Any, result: tuple[Tensor, Tensor, Tensor]) -> None:
+        if torch.is_grad_enabled():  # AutoEP's own count takes passes without training in
+            self.load += result[2]
 
 
-def all_routers(model: nn.Module) -> list[Router | SpreadRouter]:
-    """The routers whose load is to be evened out, spread or not."""
+def balanced_routers(model: nn.Module) -> list[Router | SpreadRouter]:
+    """The routers whose load is to be evened out, spread or not; call it once."""
     return [*routers(model), *(SpreadRouter(layer) for layer in spread_layers(model).values())]
 
 

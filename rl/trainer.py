@@ -24,7 +24,7 @@ from evolpo.model.weights import published
 from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
-from evolpo.rl.expert_parallel import all_routers, prepare, spread_layers, whole_experts
+from evolpo.rl.expert_parallel import balanced_routers, prepare, spread_layers, whole_experts
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
 from evolpo.rl.totals import Totals
@@ -217,6 +217,7 @@ class Trainer:
         # With bf16 and stage 0 DeepSpeed makes an empty step at start-up, which Adam's bias correction would count.
         getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
         self.engine.clip_fp32_gradients = self._clip_fp32_gradients
+        self.routers = balanced_routers(self.policy)
         self.device = self.engine.device
         if self.reference is not None:
             self.reference.to(self.device)
@@ -315,7 +316,7 @@ class Trainer:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
         self.engine.step()
         self.updates += 1
-        load = balance(all_routers(self.policy), self.config.expert_bias_rate)
+        load = balance(self.routers, self.config.expert_bias_rate)
         if load is not None:
             for name, value in asdict(load).items():
                 totals.add(f"experts/{name}", value, 1.0)

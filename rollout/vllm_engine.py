@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 """vLLM's names of the precisions."""
+CPU_BATCH = 4096
+"""Tokens that vLLM computes at once on a CPU, at most; a longer prompt raises it."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 
@@ -61,6 +63,8 @@ class VllmEngine:
             extra["enable_sleep_mode"] = True
         else:
             extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
+            # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
+            extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
         self.llm = LLM(
             model=str(model),
             dtype=DTYPES[precision],

@@ -8,7 +8,7 @@ import torch
 from evolpo.model import load_model
 from evolpo.rl.data import Group, Prompt
 from evolpo.rollout.engine import RolloutConfig, Sampling
-from evolpo.rollout.vllm_engine import VllmEngine
+from evolpo.rollout.vllm_engine import CPU_BATCH, VllmEngine
 
 PROMPTS = [Prompt(str(i), "", tuple(range(5 + i, 45 + i))) for i in range(3)]
 SAMPLING = Sampling(responses_per_prompt=4, max_response_tokens=12, temperature=0.7)
@@ -93,3 +93,10 @@ def test_weight_update_in_place(engine: VllmEngine, served_model_path: str) -> N
 
     engine.update_weights(original.items(), version=3)
     assert engine.generate(PROMPTS, SAMPLING, seed=3) == before
+
+
+def test_more_seeded_prompts_than_one_pass_takes(engine: VllmEngine) -> None:
+    """Cut into chunks, they would make vLLM wind generators back, which generators on a CPU cannot do."""
+    prompts = [Prompt(str(i), "", tuple(range(3 + i % 50, 33 + i % 50))) for i in range(CPU_BATCH // 30 + 20)]
+    groups = engine.generate(prompts, Sampling(1, 2), seed=0)
+    assert [group.prompt for group in groups] == prompts
