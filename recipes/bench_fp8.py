@@ -41,7 +41,7 @@ class BenchFp8Config:
     """Sequences in a step."""
     length: int = 128
     """Tokens of a sequence."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Learning rate of AdamW after the warmup."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises."""
