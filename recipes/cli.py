@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from itertools import takewhile
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -24,6 +25,7 @@ usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
   train        reinforcement learning           evolpo train experiment=smollm2_arithmetic
   sft          supervised fine-tuning (DFT)     evolpo sft experiment=smollm2_arithmetic
   evaluate     accuracy on held-out problems    evolpo evaluate experiment=smollm2_arithmetic model.path=FOLDER
+  score        a reward on a file of responses  evolpo score math samples.jsonl
   model path   the folder of a model, made      evolpo model path model=smollm2
                on first use
   plan                 memory, FLOPs and speed on a     evolpo plan model=ling_1t cluster=h100x512
@@ -31,6 +33,8 @@ usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
   bench step           a training step against TRL's    evolpo bench step
   bench experts        grouped experts against a loop   evolpo bench experts
   bench fp8            FP8 training against BF16        evolpo bench fp8
+  bench rewards        40,000 rewards at once, with     evolpo bench rewards
+                       faults
 
 `evolpo COMMAND --help` shows the whole configuration; any field is an override: `evolpo train steps=20 algorithm=grpo`.
 `evolpo train --dry-run ...` checks a configuration without loading a model.
@@ -115,11 +119,27 @@ def _bench_fp8(config: Any) -> None:
     print(f"kept for the backward pass: {report['saved_bytes_ratio']:.3f} of BF16\n{checked.output}")
 
 
+def _bench_rewards(config: Any) -> None:
+    from evolpo.recipes.bench_rewards import bench_rewards
+
+    checked = _to_object(config)
+    report = bench_rewards(checked)
+    fate = f"{report['scored_share']:.2%} scored, {report['lost']} lost, {report['duplicates']} scored twice"
+    print(f"{report['requests']} requests in {report['seconds']:.0f} s: {fate}, peak {report['peak_gb']:.2f} GB")
+    print(checked.output)
+
+
 def _plan(config: Any) -> None:
     from evolpo.recipes.plan import lines, plan
 
     checked = _to_object(config)
     print("\n".join(lines(checked, plan(checked))))
+
+
+def _score(config: Any) -> None:
+    from evolpo.recipes.score import score
+
+    score(_to_object(config))
 
 
 def _to_object(config: Any) -> Any:
@@ -135,6 +155,8 @@ class Command:
     config: str
     schema: str
     run: Callable[[Any], None]
+    positional: tuple[str, ...] = ()
+    """Fields that leading arguments without a name fill, in this order."""
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -142,9 +164,11 @@ COMMANDS: Mapping[str, Command] = {
     "sft": Command("sft", "evolpo.recipes.config:SftConfig", _sft),
     "evaluate": Command("evaluate", "evolpo.recipes.config:EvaluateConfig", _evaluate),
     "model path": Command("model", "evolpo.recipes.config:ModelCommandConfig", _model_path),
+    "score": Command("score", "evolpo.recipes.score:ScoreConfig", _score, positional=("use", "file")),
     "plan": Command("plan", "evolpo.recipes.plan:PlanConfig", _plan),
     "bench step": Command("bench_step", "evolpo.recipes.bench:BenchStepConfig", _bench_step),
     "bench experts": Command("bench_experts", "evolpo.recipes.bench_experts:BenchExpertsConfig", _bench_experts),
+    "bench rewards": Command("bench_rewards", "evolpo.recipes.bench_rewards:BenchRewardsConfig", _bench_rewards),
     "bench fp8": Command("bench_fp8", "evolpo.recipes.bench_fp8:BenchFp8Config", _bench_fp8),
 }
 """Every command by name."""
@@ -168,9 +192,19 @@ def _expanded(argument: str, config_name: str) -> str:
     if argument == "--dry-run":
         return "dry_run=true"
     field, equals, value = argument.partition("=")
+    if field.startswith("options."):
+        return f"++{argument}"  # A reward's own options: the configuration knows none of them.
     if field.lstrip("+") != "experiment" or not value:
         return argument
     return field + equals + ",".join(one if "/" in one else f"{config_name}/{one}" for one in value.split(","))
+
+
+def _named(arguments: list[str], fields: tuple[str, ...]) -> list[str]:
+    """Leading arguments without a name as overrides of the command's positional fields."""
+    plain = list(takewhile(lambda argument: "=" not in argument and not argument.startswith("-"), arguments))
+    values = [argument.replace("'", r"\'") for argument in plain[: len(fields)]]
+    overrides = [f"{field}='{value}'" for field, value in zip(fields, values, strict=False)]
+    return overrides + arguments[len(overrides) :]
 
 
 def one_line(error: Exception) -> str:
@@ -191,7 +225,7 @@ def run(arguments: list[str]) -> None:
 
     command = COMMANDS[name]
     ConfigStore.instance().store(name=f"{command.config}_schema", node=resolve_name(command.schema))
-    rest = [_expanded(argument, command.config) for argument in rest]
+    rest = [_expanded(argument, command.config) for argument in _named(rest, command.positional)]
     sys.argv = [f"evolpo {name}", *rest]
     sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
 

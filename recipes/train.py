@@ -178,10 +178,11 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
         parts.progress.phase("sampling")
         with timer("rollout"):
             seed = _draw_seed(config.seed, step, attempt, trainer.rank)
-            fresh = parts.engine.generate(prompts, config.rollout.sampling(config.responses_per_prompt), seed)
+            sampling, scoring = config.rollout.sampling(config.responses_per_prompt), parts.rewards.begin()
+            fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
         parts.progress.phase("scoring")
         with timer("reward"):
-            fresh = parts.rewards.score(fresh)
+            fresh = scoring.result(fresh)
         informative = [group for group in fresh if has_signal(group)]
         metrics["groups/total"] += len(fresh)
         metrics["groups/no_variance"] += len(fresh) - len(informative)

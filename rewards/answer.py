@@ -20,7 +20,10 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 _ANSWER_PHRASE = re.compile(r"\banswer\b[*_\s]*(?:is\b|[:=])[*_\s:]*", re.IGNORECASE)
 _DOLLARS = re.compile(r"\$+[^$\n]+\$")
 _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)")
+_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})
+"""Minus sign, en dash and full-width hyphen, which models write for a minus."""
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
+_LOGICAL_OR = re.compile(r"\\(?:lor|vee)(?![A-Za-z])")
 
 
 def boxed_contents(text: str) -> list[str]:
@@ -64,7 +67,7 @@ def _loose_answer(text: str) -> str | None:
         phrase = formula.group() if formula else _SENTENCE_END.split(line, maxsplit=1)[0]
         if answer := _unwrapped(phrase.strip("*_`\"' ")):
             return answer
-    numbers = _NUMBER.findall(text)
+    numbers = _NUMBER.findall(text.translate(_MINUS))
     return numbers[-1].replace(",", "") if numbers else None
 
 
@@ -114,6 +117,9 @@ def _reasoning_gym_verifier(family: str) -> Callable[[str, Mapping[str, Any]], f
 def math_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     """1 if math-verify finds the extracted answer equivalent to the reference answer, else 0.
 
+    Units after a number do not count. An answer that offers alternatives which the reference does not, or that equates
+    numbers which are not equal (`3 = 4`), is 0.
+
     Args:
         sample: the response; `answer` is its reference, in LaTeX or plain notation, with or without dollar signs.
         tolerant: take an answer that stands neither in a box nor in `<answer>` tags (see `extract_answer`).
@@ -134,9 +140,25 @@ def math_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     def marks(given: str) -> float:
         from math_verify import verify
 
-        return float(verify(gold, _parsed(given), timeout_seconds=None, raise_on_error=True))
+        parsed = _parsed(given)
+        if _is_hedged(given, reference) or (parsed and _is_false_equation(parsed[0])):
+            return 0.0
+        return float(verify(gold, parsed, timeout_seconds=None, raise_on_error=True))
 
     return _judged(marks, answer, reference)
+
+
+def _is_hedged(answer: str, reference: str) -> bool:
+    """Whether the answer is a disjunction where the reference is none: math-verify would compare its last part."""
+    return bool(_LOGICAL_OR.search(answer)) and not _LOGICAL_OR.search(reference)
+
+
+def _is_false_equation(parsed: Any) -> bool:
+    """Whether it equates two numbers that differ by over 1%: math-verify would compare the right one alone."""
+    if getattr(parsed, "rel_op", "") != "==" or not (parsed.lhs.is_number and parsed.rhs.is_number):
+        return False
+    left, right = complex(parsed.lhs), complex(parsed.rhs)
+    return abs(left - right) > 0.01 * max(abs(left), abs(right))
 
 
 def _parsed(answer: str) -> list[Any]:
@@ -145,8 +167,13 @@ def _parsed(answer: str) -> list[Any]:
 
     # It warns that its timeouts are off; the deadline of the worker process stands in for them.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    parsed: list[Any] = parse(f"${answer}$", parsing_timeout=None, raise_on_error=True)
+    parsed: list[Any] = parse(f"${_leading_minus(answer)}$", parsing_timeout=None, raise_on_error=True)
     return parsed
+
+
+def _leading_minus(answer: str) -> str:
+    """The answer with a proper minus sign; a dash between two numbers is left alone, it may mean a range."""
+    return answer[:1].translate(_MINUS) + answer[1:]
 
 
 def _judged(marks: Callable[[str], float], answer: str, reference: str | None) -> Score:

@@ -155,6 +155,7 @@ class FunctionReward(Generic[P, R]):
         timeout_s: float | None = None,
         isolate: bool = False,
         preload: Sequence[str] = (),
+        resource: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
@@ -164,6 +165,7 @@ class FunctionReward(Generic[P, R]):
         self.timeout_s = timeout_s
         self.isolate = isolate
         self.preload = tuple(preload)
+        self.resource = resource
         self.options = dict(options or {})
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -187,6 +189,7 @@ class FunctionReward(Generic[P, R]):
             timeout_s=self.timeout_s or timeout_s,
             isolate=self.isolate,
             preload=self.preload,
+            resource=self.resource,
             options={**self.options, **options},
         )
 
@@ -226,7 +229,7 @@ class FunctionReward(Generic[P, R]):
                 async with asyncio.timeout(timeout_s) as deadline:
                     value = await function(argument, **self.options)
                 return Outcome("returned", value, elapsed_s=time.perf_counter() - started)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
                 elapsed_s = time.perf_counter() - started
                 if deadline.expired():
                     return Outcome("timeout", error=f"no result within {timeout_s:g} s", elapsed_s=elapsed_s)
@@ -238,7 +241,7 @@ class FunctionReward(Generic[P, R]):
         try:
             value = function(argument, **self.options)
             return Outcome("returned", value, elapsed_s=time.perf_counter() - started)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
             return Outcome("raised", error=describe(error), elapsed_s=time.perf_counter() - started)
 
 
@@ -276,7 +279,11 @@ def sample_reward(
 ) -> FunctionReward[Concatenate[Sample, P], SampleResult]: ...
 @overload
 def sample_reward(
-    *, timeout_s: float | None = None, isolate: bool = False, preload: Sequence[str] = ()
+    *,
+    timeout_s: float | None = None,
+    isolate: bool = False,
+    preload: Sequence[str] = (),
+    resource: str | None = None,
 ) -> Callable[
     [Callable[Concatenate[Sample, P], SampleResult]], FunctionReward[Concatenate[Sample, P], SampleResult]
 ]: ...
@@ -291,6 +298,7 @@ def sample_reward(function: Callable[..., Any] | None = None, /, **settings: Any
             be stopped, so it has none.
         isolate: run the function in a process that is killed at the deadline: for code that may hang or crash.
         preload: modules that an isolated function imports itself; they are loaded before its clock starts.
+        resource: name of the service's resource it competes for; None leaves that to the kind of function.
     """
     if function is None:
         return lambda function: FunctionReward(function, "sample", **settings)
@@ -303,7 +311,11 @@ def group_reward(
 ) -> FunctionReward[Concatenate[list[Sample], P], GroupResult]: ...
 @overload
 def group_reward(
-    *, timeout_s: float | None = None, isolate: bool = False, preload: Sequence[str] = ()
+    *,
+    timeout_s: float | None = None,
+    isolate: bool = False,
+    preload: Sequence[str] = (),
+    resource: str | None = None,
 ) -> Callable[
     [Callable[Concatenate[list[Sample], P], GroupResult]], FunctionReward[Concatenate[list[Sample], P], GroupResult]
 ]: ...

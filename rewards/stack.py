@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 from evolpo import InputError
 from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
-from evolpo.rewards.workers import close_shared_pool, describe
+from evolpo.rewards.service import RewardService
+from evolpo.rewards.service_config import ServiceConfig
+from evolpo.rewards.stack_metrics import component_metrics, correlations
 from evolpo.rl.data import Group
 
 SKIPPED = Score(None, "skipped")
@@ -47,8 +50,8 @@ class RewardsConfig:
     """Share of responses without a reward, through errors or timeouts, above which a step fails."""
     timeout_s: float = 10.0
     """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
-    retries: int = 1
-    """How many more times a response is scored after an error or a timeout."""
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    """How the rewards are dispatched."""
 
     def __post_init__(self) -> None:
         for index, spec in enumerate(self.components):
@@ -63,8 +66,6 @@ class RewardsConfig:
             raise InputError(f"rewards.max_unscored: {self.max_unscored} is no share; give 0 to 1")
         if not 0 < self.timeout_s < math.inf:
             raise InputError(f"rewards.timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
-        if self.retries < 0:
-            raise InputError(f"rewards.retries: {self.retries} is negative; give 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,22 @@ class _Component:
     def leaves_unscored(self, score: Score) -> bool:
         """Whether this score leaves the response without a reward."""
         return score.unscored and (self.gate or self.weight != 0)
+
+
+class Scoring:
+    """The scoring of one step's groups, in the background."""
+
+    def __init__(self, stack: RewardStack) -> None:
+        self._stack = stack
+        self._futures: dict[int, Future[list[list[Score]]]] = {}
+
+    def add(self, group: Group) -> None:
+        """Begin with a group; the caller goes on."""
+        self._futures[id(group)] = self._stack.start(group)
+
+    def result(self, groups: Sequence[Group]) -> list[Group]:
+        """What `RewardStack.score` returns or raises, for all groups that were added, in the order given."""
+        return self._stack.finish(groups, [self._futures[id(group)].result() for group in groups])
 
 
 class RewardStack:
@@ -94,7 +111,7 @@ class RewardStack:
         self._config = config
         self._components = _load_components(config)
         # One event loop for the whole run: a plugin's HTTP client survives from step to step.
-        self._runner = asyncio.Runner()
+        self._service = RewardService(config.service)
         self.last_metrics: dict[str, float] = {}
         """Of the last step, by component: mean value, share unscored, seconds a response, and its own metrics."""
 
@@ -107,20 +124,40 @@ class RewardStack:
         Raises:
             RewardError: more than `max_unscored` of the responses have no reward.
         """
-        samples = [Sample.of(group.prompt, response) for group in groups for response in group.responses]
-        rows = _rows(groups)
-        scores = self._runner.run(self._score_components(samples, rows))  # [component][response]
-        self.last_metrics = {}
-        for component, column in zip(self._components, scores, strict=True):
-            self.last_metrics.update(_metrics(component.name, column))
-        by_response = list(zip(*scores, strict=True))  # [response][component]
-        self._check_unscored(by_response)
-        return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
+        scoring = self.begin()
+        for group in groups:
+            scoring.add(group)
+        return scoring.result(groups)
+
+    def begin(self) -> Scoring:
+        """Score groups in the background, as they come: add them one by one and ask for the result at the end."""
+        return Scoring(self)
 
     def close(self) -> None:
         """End the event loop and the worker processes."""
-        self._runner.close()
-        close_shared_pool()
+        self._service.close(drain=False)
+
+    def start(self, group: Group) -> Future[list[list[Score]]]:
+        """Work one group out in the background: its scores, [component][response]."""
+        samples = [Sample.of(group.prompt, response) for response in group.responses]
+        return self._service.run(self._score_components(samples, [range(len(samples))]))
+
+    def finish(self, groups: Sequence[Group], columns: Sequence[list[list[Score]]]) -> list[Group]:
+        """Rewards, metrics and the check of what stayed unscored, from the scores of all groups of a step."""
+        by_component = [[score for group in columns for score in group[i]] for i in range(len(self._components))]
+        sizes = [len(group.responses) for group in groups]
+        stats = self._service.stats(reset=True)
+        self.last_metrics = correlations([one.name for one in self._components], by_component)
+        for component, column in zip(self._components, by_component, strict=True):
+            metrics = component_metrics(column, sizes)
+            if metrics and component.reward.name in stats:
+                waits = stats[component.reward.name]
+                metrics |= {"seconds_queued_p50": waits.queue_wait_p50_s, "seconds_queued_p99": waits.queue_wait_p99_s}
+            self.last_metrics |= {f"reward/{component.name}/{key}": value for key, value in metrics.items()}
+        by_response = list(zip(*by_component, strict=True))  # [response][component]
+        self._check_unscored(by_response)
+        rows = _rows(groups)
+        return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
 
     async def _score_components(self, samples: Sequence[Sample], rows: Sequence[range]) -> list[list[Score]]:
         passed = [True] * len(samples)
@@ -140,26 +177,12 @@ class RewardStack:
             else [[index for index, open_ in enumerate(passed) if open_]]
         )
         answers = await asyncio.gather(
-            *(self._score_with_retries(reward, [samples[index] for index in call]) for call in calls)
+            *(self._service.score(reward, [samples[index] for index in call]) for call in calls)
         )
         scores = [SKIPPED] * len(samples)
         for call, answer in zip(calls, answers, strict=True):
             for index, score in zip(call, answer, strict=True):
                 scores[index] = score if passed[index] else SKIPPED
-        return scores
-
-    async def _score_with_retries(self, reward: Reward, samples: list[Sample]) -> list[Score]:
-        scores = await _guarded_score(reward, samples)
-        for _ in range(self._config.retries):
-            failed = [index for index, score in enumerate(scores) if score.unscored]
-            if not failed:
-                break
-            if reward.scope == "group":
-                scores = await _guarded_score(reward, samples)
-                continue
-            again = await _guarded_score(reward, [samples[index] for index in failed])
-            for index, score in zip(failed, again, strict=True):
-                scores[index] = score
         return scores
 
     def _scored(self, group: Group, columns: Sequence[Sequence[Score]]) -> Group:
@@ -221,19 +244,6 @@ def _stages(components: Sequence[_Component]) -> list[list[_Component]]:
     return stages
 
 
-async def _guarded_score(reward: Reward, samples: list[Sample]) -> list[Score]:
-    """Scores of a plugin; if it raises or answers nonsense, an infra_error for every sample."""
-    if not samples:
-        return []
-    try:
-        scores = list(await reward.score(samples))
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
-        return [Score.infra_error(describe(error))] * len(samples)
-    if len(scores) != len(samples) or not all(isinstance(score, Score) for score in scores):
-        return [Score.infra_error(f"{reward.name}.score() must return one Score a sample")] * len(samples)
-    return scores
-
-
 def _combined(components: Sequence[_Component], scores: Sequence[Score]) -> float | None:
     """The reward of one response, from its last component to its first."""
     total = 0.0
@@ -244,33 +254,3 @@ def _combined(components: Sequence[_Component], scores: Sequence[Score]) -> floa
             total = max(total, 0.0)  # Behind a closed gate everything is skipped and the total is 0 anyway.
         total += component.weight * (score.value or 0.0)
     return total
-
-
-def _metrics(name: str, scores: Sequence[Score]) -> dict[str, float]:
-    """Metrics of one component over the responses it was asked about; none if it was asked about none."""
-    asked = [score for score in scores if score.status != "skipped"]
-    if not asked:
-        return {}
-    seconds = sorted(score.elapsed_s for score in asked)
-    metrics = {
-        f"reward/{name}/unscored": sum(score.unscored for score in asked) / len(asked),
-        f"reward/{name}/seconds_p50": _quantile(seconds, 0.5),
-        f"reward/{name}/seconds_p99": _quantile(seconds, 0.99),
-    }
-    values = [score.value for score in asked if score.value is not None]
-    if values:
-        metrics[f"reward/{name}/mean"] = sum(values) / len(values)
-    return metrics | {f"reward/{name}/{key}": mean for key, mean in _means(score.metrics for score in asked).items()}
-
-
-def _means(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    columns: dict[str, list[float]] = {}
-    for row in rows:
-        for key, value in row.items():
-            columns.setdefault(key, []).append(value)
-    return {key: sum(values) / len(values) for key, values in columns.items()}
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

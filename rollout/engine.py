@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -66,8 +66,13 @@ class RolloutEngine(Protocol):
     version: int
     """Version of the weights in use: the number of finished training steps."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Group]:
-        """Sample `responses_per_prompt` responses to each prompt; same arguments and weights, same responses."""
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
+    ) -> list[Group]:
+        """Sample `responses_per_prompt` responses to each prompt; same arguments and weights, same responses.
+
+        `done` gets every group as soon as it is finished, while the others are still being sampled.
+        """
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,9 @@ class VllmEngine:
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.version = 0
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
+    ) -> list[Group]:
         """Sample a group for each prompt."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
@@ -102,12 +104,18 @@ class VllmEngine:
         ]
         # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
         self.llm.reset_prefix_cache()
-        inputs = [TokensPrompt(prompt_token_ids=list(prompt.token_ids)) for prompt in prompts]
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
-        return [
-            Group(prompt, tuple(self._response(completion) for completion in output.outputs))
-            for prompt, output in zip(prompts, outputs, strict=True)
-        ]
+        engine = self.llm.llm_engine
+        for place, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
+            engine.add_request(str(place), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), param)
+        groups: dict[int, Group] = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                place = int(output.request_id)
+                responses = tuple(self._response(completion) for completion in output.outputs)
+                groups[place] = Group(prompts[place], responses)
+                if done is not None:
+                    done(groups[place])
+        return [groups[place] for place in range(len(prompts))]
 
     def _response(self, completion: Any) -> Response:
         token_ids = tuple(completion.token_ids)

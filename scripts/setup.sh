@@ -23,6 +23,19 @@ header = pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h"
 if not (shutil.which("cc") or shutil.which("gcc")) or not header.exists():
     sys.exit("set-up: needs a C compiler and Python's headers; on Debian or Ubuntu: apt-get install gcc python3-dev")
 PY
+# Rewards run code in a sandbox and pages in a browser; these are Debian's packages.
+missing=()
+for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
+    command -v "${program%%:*}" >/dev/null || missing+=("${program##*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "set-up: apt-get install ${missing[*]}"
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"; } >/dev/null
+    else
+        echo "set-up: the rewards for code and front ends, and their tests, need: apt-get install ${missing[*]}" >&2
+    fi
+fi
 if [ ! -x "$venv/bin/python" ]; then
     echo "set-up: creating $venv"
     "${PYTHON:-python3}" -m venv "$venv" || { echo "set-up: cannot create $venv; on Debian: apt-get install python3-venv" >&2; exit 1; }

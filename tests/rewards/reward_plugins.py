@@ -144,3 +144,9 @@ class Unruly(Counted):
 
 
 not_a_reward = 3
+
+
+@sample_reward
+async def slow_judge(sample):
+    await asyncio.sleep(1.0)
+    return float(sample.text == "b")

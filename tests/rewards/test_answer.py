@@ -49,6 +49,8 @@ def score(reward, *samples, **options):
         ("in the end 1/2", None, "1/2"),
         ("take 1, 2, 3", None, "3"),
         ("version v2 has no a1", None, None),
+        ("it is \u22127", None, "-7"),  # Minus sign.
+        ("it is \u20137 or so", None, "-7"),  # En dash.
         ("no idea", None, None),
         ("", None, None),
     ],
@@ -161,11 +163,52 @@ def test_answer_that_keeps_the_verifier_busy():
         ("2", "3", 0.0),
         ("yes", "no", 0.0),
         ("x+1", "x-1", 0.0),
+        # Signs, thousands and units as models write them.
+        ("-5", "\u22125", 1.0),
+        ("-5", "\u20135", 1.0),
+        ("-5", "- 5", 1.0),
+        ("5", "\u22125", 0.0),
+        ("1234567", "1,234,567", 1.0),
+        ("1234", "1{,}234", 1.0),
+        ("1234", "1.234", 0.0),
+        ("12", "1,2", 0.0),
+        ("5", r"5\text{ cm}", 1.0),
+        ("50", r"50\%", 1.0),
+        ("4", "x = 4", 1.0),
+        ("4", "2 + 2 = 4", 1.0),
+        # Hedging: right only by luck.
+        ("2", "2 or 3", 0.0),
+        ("3", r"2 \text{ or } 3", 0.0),
+        ("2", "2, 3", 0.0),
+        ("3", "2; 3", 0.0),
+        ("3", r"\{2, 3\}", 0.0),
+        ("4", r"\pm 4", 0.0),
+        ("4", r"3 \lor 4", 0.0),
+        ("4", r"3 \vee 4", 0.0),
+        ("4", "3 = 4", 0.0),
+        ("4", "4 = 3", 0.0),
+        ("4", "not 4", 0.0),
+        ("4", r"4 \ne 5", 0.0),
     ],
 )
 def test_math_equivalence(reference, given_, value):
     [got] = score(math_answer, make_sample(answer=reference, text=rf"Hence \boxed{{{given_}}}."))
     assert (got.value, got.status) == (value, "ok")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"\boxed{3}, no, wait: \boxed{4}", 1.0),  # Changed: the last box counts.
+        (r"\boxed{4}, no, wait: \boxed{3}", 0.0),
+        (r"Could be 4. \boxed{}", 0.0),
+        (r"\boxed{\boxed{4}}", 1.0),
+        (r"The answer is 4, so \boxed{5}", 0.0),
+    ],
+)
+def test_math_answer_that_is_changed(text, value):
+    [got] = score(math_answer, make_sample(answer="4", text=text))
+    assert got.value == value
 
 
 def test_math_without_answer():

@@ -27,8 +27,9 @@ def installed(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("name", [*DECLARED, "wordiness"])
 def test_entry_points(name):
+    needed = {"group_arena": {"judge": "rules"}, "rubric": {"judge": "rules", "rubric": "writing"}}
     assert name in available_rewards()
-    assert isinstance(load_reward(name, FIELD), Reward)
+    assert isinstance(load_reward(name, FIELD, needed.get(name)), Reward)
 
 
 @pytest.mark.usefixtures("installed")

@@ -1,3 +1,4 @@
+import time
 from contextlib import closing
 
 import pytest
@@ -7,6 +8,7 @@ from omegaconf import OmegaConf
 
 from evolpo import InputError
 from evolpo.rewards import RewardError, RewardsConfig, RewardSpec, RewardStack
+from evolpo.rewards.service_config import ServiceConfig
 from evolpo.rl.data import Group, Prompt, Response
 
 
@@ -132,7 +134,9 @@ def test_timeout_becomes_none_and_the_rest_is_scored():
 @pytest.mark.parametrize(("failures", "retries", "scored"), [(1, 1, True), (1, 0, False), (2, 1, False), (2, 2, True)])
 def test_retries(failures, retries, scored):
     components = [spec("Counted", options={"failures": failures})]
-    with closing(RewardStack(RewardsConfig(components, retries=retries))) as stack:
+    with closing(
+        RewardStack(RewardsConfig(components, service=ServiceConfig(retries=retries, backoff_s=0.01)))
+    ) as stack:
         if scored:
             assert stack.score([group_of("a", "b")])[0].rewards == (1.0, 1.0)
             assert stack.last_metrics["reward/counted/calls"] == failures + 1
@@ -161,7 +165,6 @@ def test_stack_is_used_step_after_step():
         ({"components": [RewardSpec("math", weight=-1.0, gate=True)]}, "rewards.components[0].weight: -1.0"),
         ({"max_unscored": 1.5}, "rewards.max_unscored: 1.5"),
         ({"timeout_s": 0.0}, "rewards.timeout_s: 0.0"),
-        ({"retries": -1}, "rewards.retries: -1"),
     ],
 )
 def test_config_checks(fields, message):
@@ -178,8 +181,22 @@ def test_stack_needs_components_that_exist():
 
 
 def test_config_from_yaml():
-    text = "components: [{use: math, weight: 2}, {use: 'my:own', gate: true, options: {a: 1}}]\nretries: 0"
+    text = "components: [{use: math, weight: 2}, {use: 'my:own', gate: true, options: {a: 1}}]\nservice: {retries: 0}"
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RewardsConfig), OmegaConf.create(text)))
     assert config == RewardsConfig(
-        [RewardSpec("math", 2.0), RewardSpec("my:own", gate=True, options={"a": 1})], retries=0
+        [RewardSpec("math", 2.0), RewardSpec("my:own", gate=True, options={"a": 1})], service=ServiceConfig(retries=0)
     )
+
+
+def test_groups_are_scored_while_others_are_still_being_made():
+    """The judge of the first group takes its second while the other group is being sampled."""
+    with closing(RewardStack(RewardsConfig([spec("slow_judge")]))) as stack:
+        first, second = group_of("a", "b", name="first"), group_of("b", "a", name="second")
+        scoring = stack.begin()
+        started = time.perf_counter()
+        scoring.add(second)
+        time.sleep(1.0)
+        scoring.add(first)
+        scored = scoring.result([first, second])
+        assert time.perf_counter() - started < 2.8  # 3 s if each waited for the other
+    assert [group.rewards for group in scored] == [(0.0, 1.0), (1.0, 0.0)]

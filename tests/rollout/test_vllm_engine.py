@@ -100,3 +100,10 @@ def test_more_seeded_prompts_than_one_pass_takes(engine: VllmEngine) -> None:
     prompts = [Prompt(str(i), "", tuple(range(3 + i % 50, 33 + i % 50))) for i in range(CPU_BATCH // 30 + 20)]
     groups = engine.generate(prompts, Sampling(1, 2), seed=0)
     assert [group.prompt for group in groups] == prompts
+
+
+def test_groups_are_handed_over_as_they_finish(engine: VllmEngine) -> None:
+    seen: list[Group] = []
+    groups = engine.generate(PROMPTS, SAMPLING, seed=1, done=seen.append)
+    assert sorted(seen, key=lambda group: group.prompt.id) == groups
+    assert groups == engine.generate(PROMPTS, SAMPLING, seed=1)

@@ -1,0 +1,270 @@
+"""`evolpo score USE FILE`: what a reward says about responses in a file, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evolpo import InputError
+from evolpo.rewards.base import Reward, Sample, Score
+from evolpo.rewards.registry import load_reward
+from evolpo.rewards.stack import RewardError
+from evolpo.rewards.workers import close_shared_pool, describe
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SAMPLES_IN_CALL = 16
+CALLS_AT_ONCE = 4
+PROGRESS_AFTER_S = 2.0
+BINS = 10
+KINDS = {dict: "an object", int: "a whole number", bool: "true or false"}
+COLUMNS = ("prompt", "response", "text", "answer", "difficulty", "metadata", "group", "token_count", "truncated")
+
+
+@dataclass
+class ScoreConfig:
+    """`evolpo score`: one reward on a file of responses."""
+
+    use: str = ""
+    """Name of an installed reward, or `module:attribute`; the current directory is importable."""
+    file: str = ""
+    """JSONL with `prompt` and `response` (or `text`); if it has them also `answer`, `difficulty`, `metadata`,
+    `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the metadata."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the reward."""
+    timeout_s: float = 10.0
+    """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
+    output: str = ""
+    """JSONL to write: per line value, status, error, metrics and seconds; empty for none."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing is missing."""
+        if not self.use:
+            raise InputError("use: is empty; give a reward, e.g. evolpo score math samples.jsonl")
+        if not self.file:
+            raise InputError("file: is empty; give a JSONL file, e.g. evolpo score math samples.jsonl")
+        if not self.timeout_s > 0:
+            raise InputError(f"timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the reward said about the lines of a file."""
+
+    name: str
+    """Name of the reward."""
+    scores: list[Score]
+    """One a line, in their order."""
+    elapsed_s: float
+    """Seconds for all of them."""
+
+    @property
+    def values(self) -> list[float]:
+        """All values there are; unscored and skipped lines have none."""
+        return [score.value for score in self.scores if score.value is not None]
+
+
+def score(config: ScoreConfig) -> Scored:
+    """Score all lines, write `output` if asked to, and print table, histogram and the commonest errors.
+
+    Lines of one `group` (of one prompt, if there is no such column) are judged together by a group reward. Nothing is
+    retried.
+
+    Raises:
+        InputError: no such reward, or the file is missing or malformed.
+        RewardError: not one line could be scored; said after the table.
+    """
+    reward = load_reward(config.use, "use", config.options, config.timeout_s)
+    samples, groups = read_samples(Path(config.file))
+    started = time.perf_counter()
+    try:
+        scores = asyncio.run(_score_all(reward, samples, groups))
+    finally:
+        close_shared_pool()
+    scored = Scored(reward.name, scores, time.perf_counter() - started)
+    if config.output:
+        _write(Path(config.output), scores)
+    _print(report(scored))
+    if all(one.unscored for one in scores):
+        raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {scores[0].error}")
+    return scored
+
+
+def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
+    """Samples of a JSONL file and the name of each one's group.
+
+    Raises:
+        InputError: no such file, no lines, or a line that is no JSON object or lacks a column.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"file: {path} cannot be read: {error}") from error
+    rows = [_row(line, f"file: {path} line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise InputError(f"file: {path} has no lines")
+    prompt_of: dict[str, str] = {}
+    for row in rows:
+        if prompt_of.setdefault(_group(row), row["prompt"]) != row["prompt"]:
+            raise InputError(f"file: {path} group {_group(row)!r} has responses to more than one prompt")
+    return [_sample(row) for row in rows], [_group(row) for row in rows]
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return str(row["prompt"] if row.get("group") is None else row["group"])
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: is no JSON object but {type(row).__name__}")
+    row["response"] = row.get("response", row.get("text"))
+    for column in ("prompt", "response"):
+        if not isinstance(row.get(column), str):
+            found = ", ".join(name for name in row if row[name] is not None) or "none"
+            raise InputError(f"{where}: {column!r} is missing or no text; it has {found}")
+    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool)):
+        if not isinstance(row.get(column, kind()), kind):
+            raise InputError(f"{where}: {column!r} is {row[column]!r}; give {KINDS[kind]} or leave it out")
+    return row
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    others = {name: value for name, value in row.items() if name not in COLUMNS}
+    answer = row.get("answer")
+    return Sample(
+        prompt=row["prompt"],
+        text=row["response"],
+        answer=answer if answer is None else str(answer),
+        difficulty=str(row.get("difficulty") or ""),
+        metadata=others | row.get("metadata", {}),
+        token_count=int(row.get("token_count") or len(row["response"].split())),
+        truncated=bool(row.get("truncated", False)),
+    )
+
+
+async def _score_all(reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:
+    """All scores; a few calls run at once, so that one slow response holds up only its own call."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    scores: dict[int, Score] = {}
+    slots = asyncio.Semaphore(CALLS_AT_ONCE)
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task(reward.name, total=len(samples), visible=False)
+        started = time.perf_counter()
+
+        async def call(indices: Sequence[int]) -> None:
+            async with slots:
+                answers = await _judged(reward, [samples[index] for index in indices])
+            scores.update(zip(indices, answers, strict=True))
+            slow = time.perf_counter() - started > PROGRESS_AFTER_S
+            progress.update(task, completed=len(scores), visible=slow)
+
+        await asyncio.gather(*(call(indices) for indices in _calls(reward, groups)))
+    return [scores[index] for index in range(len(samples))]
+
+
+def _calls(reward: Reward, groups: Sequence[str]) -> list[list[int]]:
+    """Indices of the samples of each call: a group, or a few of them all."""
+    if reward.scope == "sample":
+        indices = list(range(len(groups)))
+        return [indices[start : start + SAMPLES_IN_CALL] for start in range(0, len(indices), SAMPLES_IN_CALL)]
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    return list(members.values())
+
+
+async def _judged(reward: Reward, samples: list[Sample]) -> list[Score]:
+    try:
+        scores = await reward.score(samples)
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
+        return [Score.infra_error(describe(error))] * len(samples)
+    if len(scores) != len(samples):
+        return [Score.infra_error(f"{len(samples)} samples gave {len(scores)} scores")] * len(samples)
+    return list(scores)
+
+
+def _write(path: Path, scores: Sequence[Score]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for one in scores:
+                line = {"value": one.value, "status": one.status, "error": one.error, "metrics": dict(one.metrics)}
+                file.write(json.dumps(line | {"elapsed_s": one.elapsed_s}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"output: {path} cannot be written: {error}") from error
+
+
+def report(scored: Scored) -> list[RenderableType]:
+    """Table of figures, histogram of values, commonest errors."""
+    from rich.table import Table
+
+    table = Table("", "", title=scored.name, show_header=False, title_justify="left")
+    for name, text in _figures(scored).items():
+        table.add_row(name, text)
+    parts: list[RenderableType] = [table]
+    if scored.values:
+        parts.append(_histogram(scored.values))
+    errors = [f"{one.status}: {one.error}" for one in scored.scores if one.error]
+    if errors:
+        counts = Table("lines", "reason", title_justify="left")
+        for error in sorted(set(errors), key=errors.count, reverse=True)[:5]:
+            counts.add_row(str(errors.count(error)), error[:200])
+        parts.append(counts)
+    return parts
+
+
+def _figures(scored: Scored) -> dict[str, str]:
+    count, seconds = len(scored.scores), [one.elapsed_s for one in scored.scores if one.status != "skipped"] or [0.0]
+    figures = {"lines": f"{count} in {scored.elapsed_s:.2f} s, {count / scored.elapsed_s:.0f}/s"}
+    if scored.values:
+        p5, p50, p95 = np.percentile(scored.values, [5, 50, 95])
+        figures["mean, std"] = f"{np.mean(scored.values):.4f}, {np.std(scored.values):.4f}"
+        figures["p5, p50, p95"] = f"{p5:.4f}, {p50:.4f}, {p95:.4f}"
+    statuses = [one.status for one in scored.scores]
+    for status in sorted(set(statuses), key=statuses.count, reverse=True):
+        figures[status] = f"{statuses.count(status)} ({statuses.count(status) / count:.2%})"
+    p50, p99 = np.percentile(seconds, [50, 99])
+    figures["latency p50, p99"] = f"{1000 * p50:.3f} ms, {1000 * p99:.3f} ms"
+    return figures
+
+
+def _histogram(values: Sequence[float]) -> RenderableType:
+    """A bar for each value if there are few, else for each of ten bins."""
+    from rich.bar import Bar
+    from rich.table import Table
+
+    distinct = sorted(set(values))
+    if len(distinct) <= BINS:
+        counts, labels = [values.count(one) for one in distinct], [f"{one:.4g}" for one in distinct]
+    else:
+        bins, edges = np.histogram(values, BINS)
+        counts = bins.tolist()
+        labels = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
+    table = Table.grid(padding=(0, 1))
+    for label, count in zip(labels, counts, strict=True):
+        table.add_row(label, Bar(max(counts), 0, count, width=40), str(count))
+    return table
+
+
+def _print(parts: Sequence[RenderableType]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for part in parts:
+        console.print(part)

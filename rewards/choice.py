@@ -1,0 +1,140 @@
+r"""Multiple choice: which letter does a response give? One option or nothing: who names two has named none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from string import ascii_uppercase
+from typing import Any
+
+from evolpo.rewards.answer import extract_answer
+from evolpo.rewards.base import Sample, Score, sample_reward
+
+_MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb)\s*\{([^{}]*)\}|[*_`$\"']|\\[()\[\]]")
+_LETTER = re.compile(r"(?:option|choice)?\s*[(\[]?\s*([A-Z])\s*[)\]]?\s*[.:]?", re.IGNORECASE)
+_LABELLED = re.compile(r"(?:option|choice)?\s*(?:[(\[]\s*([A-Z])\s*[)\]][.:]?|([A-Z])[).:])\s*(\S.*)", re.DOTALL)
+_PHRASE = re.compile(
+    r"\b(?:answer|(?:correct|right|best|final)\s+(?:option|choice))\b[*_\s]*(?:is\b|[:=])[*_\s:]*", re.IGNORECASE
+)
+_NAMED = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Z])[)\]]|([A-Z]))(?![\w'-])")
+_ANOTHER = re.compile(r"[(\[][A-Z][)\]]|(?<![\w'])[B-HJ-Z](?![\w'-])|(?<![\w'])[AI](?=\s*(?:[.:;,)?!]|$))")
+_TURN = re.compile(
+    r"\b(?:or|nor|not|no|but|wait|actually|instead|rather|however|maybe|perhaps|possibly|alternatively|wrong|incorrect)"
+    r"\b|n't\b",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"\s*(?:[/&,+]|\band\b)+\s*[(\[]?[A-Z](?![\w'-])")
+_DENIED = re.compile(r"\s*(?:is|seems|would be)?(?:n't|\s+(?:not|wrong|incorrect))\b", re.IGNORECASE)
+_WORD = re.compile(r"\s+(?!(?:because|since|as|for|which|due)\b)\w")
+
+
+@sample_reward
+def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
+    r"""1 if the response chooses the option of the reference answer, else 0.
+
+    The options, if the data has them, are `metadata["choices"]`: a list of texts, or a mapping from letter to text.
+    Then the text of an option stands for its letter, and letters without an option count nothing.
+
+    The response's last box or `<answer>` is read: a letter (`B`, `(B)`, `B.`, `\text{B}`), a letter with the option's
+    text (`B) Paris`), or the text alone. See `chosen_letter` for what `tolerant` adds.
+
+    Args:
+        sample: the response; `answer` is the letter of the right option, or its text.
+        tolerant: take a choice that stands neither in a box nor in `<answer>` tags.
+
+    Raises:
+        ValueError: there is no reference answer, it names no option, or the options are malformed.
+    """
+    options = _options(sample.metadata.get("choices"))
+    if not sample.answer:
+        raise ValueError("the prompt has no reference answer")
+    reference = _exact(sample.answer, options)
+    if reference is None:
+        raise ValueError(f"the reference answer {sample.answer!r} names no option, or more than one")
+    letter = chosen_letter(sample.text, options, tolerant)
+    if letter is None:
+        return Score.model_fail("no single option chosen")
+    return Score(float(letter == reference), artifacts={"answer": letter})
+
+
+def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False) -> str | None:
+    """The letter of the option that a response chooses in the end; None if it names none, or more than one.
+
+    If `tolerant`, a response without box or `<answer>` may choose after its last "answer is", "Answer:" or "correct
+    option is": a capital letter or an option's text, unless what follows takes it back or offers another one. Else its
+    last line may be the choice and nothing more.
+
+    Args:
+        text: the response.
+        options: letter -> text; without any, all letters of the alphabet count.
+        tolerant: look outside of box and tags.
+    """
+    boxed = extract_answer(text)
+    if boxed is not None:
+        return _exact(boxed, options)
+    if not tolerant:
+        return None
+    phrases = list(_PHRASE.finditer(text))
+    if not phrases:
+        lines = text.strip().splitlines()
+        return _exact(lines[-1], options) if lines else None
+    tail = _MARKUP.sub(_inner, text[phrases[-1].end() :]).strip()
+    first_line = tail.partition("\n")[0]
+    exact = _exact(first_line, options)
+    if exact is None:
+        named = _NAMED.match(first_line)
+        if named is None:
+            return None
+        rest = first_line[named.end() :]
+        if named.group(2) in ("A", "I") and _WORD.match(rest):
+            return None  # "A dog", "I think": a word.
+        exact = named.group(1) or named.group(2)
+        if (options and exact not in options) or _LISTED.match(rest) or _DENIED.match(rest):
+            return None
+        tail = tail[named.end() :]
+    else:
+        tail = tail[len(first_line) :]
+    return None if _turns_to_another(tail, exact) else exact
+
+
+def _turns_to_another(rest: str, letter: str) -> bool:
+    """Whether a word of doubt is followed by another option."""
+    turn = _TURN.search(rest)
+    others = (match.group().strip("()[]") for match in _ANOTHER.finditer(rest, turn.end())) if turn else ()
+    return any(other != letter for other in others)
+
+
+def _exact(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter of an answer that is one option and nothing else."""
+    answer = _MARKUP.sub(_inner, answer).strip()
+    by_text = {letter for letter, text in options.items() if _normal(text) == _normal(answer)}
+    if single := _LETTER.fullmatch(answer):
+        letter = single.group(1).upper()
+        return letter if (not options or letter in options) and by_text <= {letter} else None
+    if by_text:
+        return by_text.pop() if len(by_text) == 1 else None
+    labelled = _LABELLED.fullmatch(answer)
+    if labelled is None:
+        return None
+    letter, text = (labelled.group(1) or labelled.group(2)).upper(), labelled.group(3)
+    if options:
+        return letter if letter in options and _normal(options[letter]) == _normal(text) else None
+    return None if _ANOTHER.search(text) else letter
+
+
+def _inner(match: re.Match[str]) -> str:
+    return match.group(1) or ""
+
+
+def _normal(text: str) -> str:
+    return " ".join(_MARKUP.sub(_inner, text).casefold().split()).rstrip(".")
+
+
+def _options(choices: Any) -> dict[str, str]:
+    if choices is None:
+        return {}
+    if isinstance(choices, list | tuple) and len(choices) <= len(ascii_uppercase):
+        choices = dict(zip(ascii_uppercase, choices, strict=False))
+    if not (isinstance(choices, Mapping) and all(str(letter) in ascii_uppercase for letter in choices)):
+        raise ValueError(f"metadata['choices'] is {choices!r}; give a list of texts, or a mapping A, B ... -> text")
+    return {str(letter): str(text) for letter, text in choices.items()}

@@ -1,0 +1,1 @@
+"""Rubrics that come with evolpo, one YAML file each."""

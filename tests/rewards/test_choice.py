@@ -1,0 +1,185 @@
+"""Multiple choice: what counts as one option, what is ambiguous, and what the reference may be."""
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evolpo.rewards.choice import choice_answer, chosen_letter
+from evolpo.rewards.testing import check_failure, check_reward, hostile_samples, make_sample
+
+CITIES = {"A": "Rome", "B": "Paris", "C": "New York", "D": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"So \boxed{B}.", "B"),
+        (r"\boxed{(B)}", "B"),
+        (r"\boxed{b}", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        (r"\boxed{\textbf{(B)}}", "B"),
+        (r"\boxed{\mathrm{B}.}", "B"),
+        (r"\boxed{B) Paris}", "B"),
+        (r"\boxed{(B) Paris}", "B"),
+        (r"\boxed{B: paris.}", "B"),
+        (r"\boxed{Paris}", "B"),
+        (r"\boxed{\text{New  York}}", "C"),
+        (r"\boxed{option C}", "C"),
+        ("<answer> **C** </answer>", "C"),
+        ("<answer>(D) a dog</answer>", "D"),
+        (r"\boxed{A}, no: \boxed{B}", "B"),  # Changed: the last box counts.
+        (r"(A) is Rome and (C) New York, so \boxed{B}", "B"),
+        (r"\boxed{A or B}", None),
+        (r"\boxed{A, B}", None),
+        (r"\boxed{AB}", None),
+        (r"\boxed{(A) or (B)}", None),
+        (r"\boxed{A. or B.}", None),
+        (r"\boxed{not B}", None),
+        (r"\boxed{A) Paris}", None),  # Letter and text are two options.
+        (r"\boxed{Rome and Paris}", None),
+        (r"\boxed{E}", None),  # No such option.
+        (r"\boxed{B} \boxed{A or B}", None),
+        (r"\boxed{4}", None),
+        ("The answer is B", None),
+        ("B", None),
+        ("", None),
+    ],
+)
+def test_strict(text, letter):
+    assert chosen_letter(text, CITIES) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"Answer: A \boxed{B}", "B"),  # The box comes first.
+        ("Answer: B", "B"),
+        ("**Answer: B**", "B"),
+        ("**Answer:** (B)", "B"),
+        ("The answer is $B$.", "B"),
+        ("The answer is **B. Paris**", "B"),
+        ("The correct option is (C)", "C"),
+        ("the best choice is C.", "C"),
+        ("The answer is Paris.", "B"),
+        ("The answer is a dog", "D"),
+        ("The answer is B because Rome is older.", "B"),
+        ("The answer is A because Paris is younger.", "A"),
+        ("The answer is B, since (C) is across the sea.", "B"),
+        ("The answer is B. (C) is across the sea.", "B"),
+        ("I say the answer is A. No, the answer is B.", "B"),
+        ("(A) is tempting.\n\nB", "B"),
+        ("It lies in France.\n(B)", "B"),
+        ("Answer: A or B", None),
+        ("Answer: A/B", None),
+        ("Answer: A, B", None),
+        ("Answer: A and C", None),
+        ("Answer: (A) or (B)", None),
+        ("Answer: A. or B.", None),
+        ("The answer is not B", None),
+        ("The answer isn't B", None),
+        ("The answer is B? No, it is C.", None),
+        ("The answer is B. Wait, actually it must be (C).", None),
+        ("Answer: B\n\nHowever, C fits better.", None),
+        ("The answer is B is wrong", None),
+        ("The answer is B is not right", None),
+        ("The answer is A man", None),  # An article, not an option.
+        ("The answer is either A or B", None),
+        ("The answer is E", None),
+        ("Answer: none of them", None),
+        ("(A) is wrong and (B) is right, I think", None),  # Mentions are no choice.
+        ("A B C D", None),
+    ],
+)
+def test_tolerant(text, letter):
+    assert chosen_letter(text, CITIES, tolerant=True) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"\boxed{H}", "H"),
+        (r"\boxed{B) some text}", "B"),
+        (r"\boxed{B. A dog}", "B"),
+        (r"\boxed{B) 5 or (C) 6}", None),
+        (r"\boxed{some text}", None),
+        (r"\boxed{\frac{1}{2}}", None),
+        (r"\boxed{-1}", None),
+    ],
+)
+def test_letters_without_known_options(text, letter):
+    assert chosen_letter(text, {}) == letter
+
+
+def test_text_that_is_another_options_letter_is_ambiguous():
+    assert chosen_letter(r"\boxed{B}", {"A": "B", "B": "A"}) is None
+    assert chosen_letter(r"\boxed{A) B}", {"A": "B", "B": "A"}) == "A"
+    assert chosen_letter(r"\boxed{same}", {"A": "same", "B": "Same."}) is None
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from("ABCD"),
+    st.sampled_from(["{}", "({})", "[{}]", "{}.", "({}).", "option {}", r"\text{{{}}}", "**{}**"]),
+)
+def test_every_way_to_write_a_letter(letter, form):
+    written = form.format(letter)
+    assert chosen_letter(rf"\boxed{{{written}}}", CITIES) == letter
+    assert chosen_letter(f"Therefore the answer is {written}", CITIES, tolerant=True) == letter
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from("ABCD"), min_size=2, max_size=4, unique=True),
+    st.sampled_from([" or ", ", ", "/", " and "]),
+)
+def test_several_letters_are_none(letters, between):
+    assert chosen_letter(rf"\boxed{{{between.join(letters)}}}", CITIES) is None
+    assert chosen_letter(f"Answer: {between.join(letters)}", CITIES, tolerant=True) is None
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ABab ()[].:,/\n\\boxed{}$* answer is not or", max_size=80))
+def test_any_text_is_taken(text):
+    assert chosen_letter(text, CITIES, tolerant=True) in (None, *CITIES)
+
+
+@pytest.mark.parametrize("piece", [r"\text{", "answer ", "answer is A ", "(A) ", "A or ", "**", r"\boxed{A} ", "no A"])
+def test_linear_in_degenerate_responses(piece):
+    text = piece * (200_000 // len(piece))
+    started = time.process_time()
+    chosen_letter(text, CITIES, tolerant=True)
+    assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "(B)", "Paris", "B) Paris"])
+@pytest.mark.parametrize("choices", [list(CITIES.values()), CITIES])
+def test_reward(answer, choices):
+    texts = [r"\boxed{B}", r"\boxed{C}", r"\boxed{B or C}"]
+    samples = [make_sample(text=text, answer=answer, metadata={"choices": choices}) for text in texts]
+    scores = check_reward(choice_answer, samples)
+    assert [(one.value, one.status) for one in scores] == [(1.0, "ok"), (0.0, "ok"), (0.0, "model_fail")]
+
+
+def test_hostile_responses_are_zero():
+    scores = asyncio.run(choice_answer.configured(20.0, {"tolerant": True}).score(hostile_samples(answer="B")))
+    assert {one.value for one in scores} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "error"),
+    [
+        (None, None, "no reference answer"),
+        ("E", ["Rome", "Paris"], "names no option"),
+        ("Paris", None, "names no option"),
+        ("A or B", None, "names no option"),
+        ("A", "Rome, Paris", "metadata['choices'] is 'Rome, Paris'"),
+        ("A", {"1": "Rome"}, "metadata['choices']"),
+    ],
+)
+def test_broken_data_is_no_zero(answer, choices, error):
+    broken = make_sample(text=r"\boxed{A}", answer=answer, metadata={"choices": choices})
+    good = make_sample(text=r"\boxed{A}", answer="A")
+    assert error in check_failure(choice_answer, broken, [good]).error
