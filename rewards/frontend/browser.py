@@ -1,0 +1,206 @@
+"""A headless Chromium for pages that nobody trusts: no network, a clock that we turn, a seed, deadlines.
+
+The browser lives in a thread with an event loop of its own, so that it outlasts the loops of its users. Time in a page
+stands still unless `Tab.wait` moves it: two loads of a page that get the same input run alike, whatever the machine's
+load, and a page that waits for time to pass in a busy loop waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from evolpo import InputError
+from evolpo.rewards.frontend import tab as tab_module
+from evolpo.rewards.frontend.extract import Page
+from evolpo.rewards.frontend.tab import PageHangError, Tab, script
+
+if TYPE_CHECKING:
+    import psutil
+    from playwright.async_api import Browser
+
+T = TypeVar("T")
+
+VIEWPORT = (1280, 800)
+"""Width and height of the window in CSS pixels."""
+MAX_PAGES = 2
+"""Pages that are judged at the same time."""
+EPOCH = "2024-01-01T12:00:00Z"
+
+_ARGUMENTS = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--force-color-profile=srgb",
+    # Whatever is not answered by a `Tab` finds no name and no way out, loopback included.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=http://127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+)
+
+
+def find_chromium() -> str:
+    """Path of Chromium: $EVOLPO_CHROMIUM, else from $PATH. Raises InputError if it or Playwright is missing."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError as error:
+        raise InputError("the frontend reward needs the Python package playwright: pip install playwright") from error
+    given = os.environ.get("EVOLPO_CHROMIUM")
+    found = shutil.which(given) if given else shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        what = f"$EVOLPO_CHROMIUM is {given!r}, which is no program" if given else "there is no chromium in $PATH"
+        raise InputError(
+            f"the frontend reward needs Chromium: {what}; apt-get install chromium, or set EVOLPO_CHROMIUM"
+        )
+    return found
+
+
+class BrowserThread:
+    """One Chromium and the thread that talks to it."""
+
+    def __init__(self) -> None:
+        self._executable = find_chromium()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="frontend-browser", daemon=True)
+        self._thread.start()
+        self._slots = asyncio.Semaphore(MAX_PAGES)
+        self._starting = asyncio.Lock()
+        self._browser: Browser | None = None
+        self._playwright: Any = None
+        self._mark = ""
+
+    async def run(self, work: Callable[[BrowserThread], Awaitable[T]], deadline_s: float) -> T:
+        """Run a coroutine function in the browser's thread, a few at a time; the clock starts when it does.
+
+        Raises:
+            PageHangError: the deadline passed, or the page did not answer, while an empty page did.
+            TimeoutError: nor did an empty page; the browser has been killed and the next call starts another.
+        """
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._run(work, deadline_s), self._loop))
+
+    async def _run(self, work: Callable[[BrowserThread], Awaitable[T]], deadline_s: float) -> T:
+        async with self._slots:
+            await self._start()
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await work(self)
+            except (TimeoutError, PageHangError) as error:
+                if await self._answers():
+                    raise PageHangError(str(error) or f"not done within {deadline_s:g} s") from error
+                await self.kill()
+                raise TimeoutError("the browser does not answer and was killed") from error
+
+    @contextlib.asynccontextmanager
+    async def open(self, page: Page) -> AsyncIterator[Tab]:
+        """A fresh context with the page loaded in it, closed at the end. Only within `run`."""
+        browser = await self._start()
+        context = await browser.new_context(
+            viewport={"width": VIEWPORT[0], "height": VIEWPORT[1]},
+            locale="en-US",
+            timezone_id="UTC",
+            color_scheme="light",
+            reduced_motion="no-preference",
+            service_workers="block",
+            accept_downloads=False,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        try:
+            await context.add_init_script(script("seed.js"))
+            await context.clock.install(time=EPOCH)
+            await context.clock.pause_at(EPOCH)
+            tab = Tab(page, context, await context.new_page())
+            await tab.load()
+            yield tab
+        finally:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(tab_module.STEP_TIMEOUT_S):
+                    await context.close()
+
+    async def _start(self) -> Browser:
+        async with self._starting:
+            if self._browser is None or not self._browser.is_connected():
+                from playwright.async_api import async_playwright
+
+                await self.kill()
+                self._mark = f"--frontend-reward={uuid.uuid4()}"
+                self._playwright = await async_playwright().start()
+                root = ("--no-sandbox",) if os.geteuid() == 0 else ()
+                self._browser = await self._playwright.chromium.launch(
+                    executable_path=self._executable, args=[*_ARGUMENTS, *root, self._mark]
+                )
+            assert self._browser is not None
+            return self._browser
+
+    async def _answers(self) -> bool:
+        """Whether an empty page loads: the control experiment for a page that hangs."""
+        try:
+            async with asyncio.timeout(tab_module.STEP_TIMEOUT_S):
+                async with self.open(Page("<!DOCTYPE html><title>Empty</title>")) as tab:
+                    return bool(await tab.evaluate("true"))
+        except Exception:  # noqa: BLE001 - whatever it is, the browser does not answer
+            return False
+
+    async def kill(self) -> None:
+        """End Chromium with all its processes, also if it hangs."""
+        import psutil
+
+        drivers = []
+        for child in psutil.Process().children(recursive=True) if self._mark else []:
+            with contextlib.suppress(psutil.Error):
+                if self._mark in child.cmdline():
+                    drivers.append(child.parent())
+                    _kill([*child.children(recursive=True), child])
+        playwright, self._playwright, self._browser, self._mark = self._playwright, None, None, ""
+        if playwright is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(tab_module.STEP_TIMEOUT_S):
+                    await playwright.stop()
+        _kill([driver for driver in drivers if driver is not None and driver.pid != os.getpid()])
+
+    def close(self) -> None:
+        """End the browser and the thread."""
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self.kill(), self._loop).result(timeout=2 * tab_module.STEP_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=tab_module.STEP_TIMEOUT_S)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+_shared: BrowserThread | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_browser() -> BrowserThread:
+    """The browser of this process. Raises InputError if Chromium or Playwright is missing."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = BrowserThread()
+        return _shared
+
+
+def close_shared_browser() -> None:
+    """End the shared browser; the next call starts another."""
+    global _shared
+    with _shared_lock:
+        browser, _shared = _shared, None
+    if browser is not None:
+        browser.close()
+
+
+atexit.register(close_shared_browser)

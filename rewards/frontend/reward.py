@@ -1,0 +1,137 @@
+"""The reward for front-end code: syntax, function, aesthetics; each counts only if the one before passed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evolpo.rewards.base import Sample, Scope, Score
+from evolpo.rewards.frontend.assertions import parse_checks, run_checks
+from evolpo.rewards.frontend.browser import find_chromium
+from evolpo.rewards.frontend.extract import Page, extract_page
+from evolpo.rewards.frontend.function import DEADLINE_S, PASS_SCORE, FunctionReport, exercise
+from evolpo.rewards.frontend.syntax import check_syntax
+from evolpo.rewards.judge import Judge, make_judge
+from evolpo.rewards.workers import describe
+
+
+class Frontend:
+    """Scores the page in a response: 0 to 1, the weighted sum of three stages.
+
+    A page that does not parse, hangs, crashes or is blank is a `model_fail`. Where the prompt has `metadata["checks"]`
+    (see `assertions`), the stage of function is worth its score times the share of checks that pass; it passes from
+    0.5 on.
+    """
+
+    name = "frontend"
+    scope: Scope = "sample"
+    resource = "browser"
+
+    def __init__(
+        self,
+        syntax_weight: float = 0.2,
+        function_weight: float = 0.4,
+        aesthetics_weight: float = 0.4,
+        deadline_s: float = DEADLINE_S,
+        judge: Judge | str | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raises ValueError for weights that do not fit, InputError for a wrong judge or if Chromium is missing.
+
+        Args:
+            syntax_weight: share of the first stage.
+            function_weight: share of the second.
+            aesthetics_weight: share of the third; 0 leaves it out.
+            deadline_s: seconds for the second stage of one page, without the time it waits for the browser.
+            judge: a multimodal judge for the third stage (see `make_judge`); without one computed measures stand alone.
+        """
+        weights = (syntax_weight, function_weight, aesthetics_weight)
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"the weights {weights} must not be negative and must add up to 1")
+        if deadline_s <= 0:
+            raise ValueError(f"deadline_s {deadline_s} is no deadline; give seconds above 0")
+        find_chromium()
+        self.weights = weights
+        self._judge = None if judge is None else make_judge(judge)
+        self.deadline_s = deadline_s
+
+    async def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """Judge the samples, a few at a time."""
+        return list(await asyncio.gather(*(self._timed(sample) for sample in samples)))
+
+    async def _timed(self, sample: Sample) -> Score:
+        started = time.perf_counter()
+        try:
+            score = await self._score(sample)
+        except TimeoutError as error:
+            score = Score(None, "timeout", artifacts={"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - whatever went wrong here is not the response's fault
+            score = Score.infra_error(describe(error))
+        return replace(score, elapsed_s=time.perf_counter() - started)
+
+    async def _score(self, sample: Sample) -> Score:
+        page = extract_page(sample.text)
+        if page is None:
+            return Score.model_fail("no HTML or SVG document in the response")
+        syntax = await asyncio.to_thread(check_syntax, page)
+        metrics = {"syntax": syntax.score, "syntax_errors": float(len(syntax.problems))}
+        artifacts: dict[str, Any] = {"syntax": [f"{one.kind} {one.line}: {one.code}" for one in syntax.problems]}
+        if not syntax.passed:
+            first = next((one for one in syntax.problems if one.fatal), syntax.problems[0])
+            return _failed(f"syntax: {first.kind}, line {first.line}: {first.code}", metrics, artifacts)
+        function = await exercise(page, syntax.declarations, self.deadline_s)
+        metrics |= {f"function_{name}": value for name, value in function.metrics.items()}
+        artifacts |= _function_artifacts(function)
+        if function.failure:
+            return _failed(f"function: {function.failure}", metrics, artifacts)
+        worth = function.score * await self._checks_share(sample, page, metrics, artifacts)
+        metrics["function"] = worth
+        value = self.weights[0] * syntax.score
+        if worth < PASS_SCORE:
+            artifacts["error"] = f"function: {worth:.2f} is below {PASS_SCORE:g}"
+            return Score(value, metrics=metrics, artifacts=artifacts)
+        value += self.weights[1] * worth
+        if self.weights[2] > 0:
+            look = await self._aesthetics(function.screenshots, sample.prompt)
+            if look.unscored:
+                return Score(None, look.status, metrics, {**artifacts, **look.artifacts})
+            metrics["aesthetics"] = look.value or 0.0
+            metrics |= {f"aesthetics_{name}": number for name, number in look.metrics.items()}
+            artifacts["aesthetics"] = dict(look.artifacts)
+            value += self.weights[2] * metrics["aesthetics"]
+        return Score(value, metrics=metrics, artifacts=artifacts)
+
+    async def _checks_share(
+        self, sample: Sample, page: Page, metrics: dict[str, float], artifacts: dict[str, Any]
+    ) -> float:
+        """Share of the prompt's checks that pass, 1 without any."""
+        if not sample.metadata.get("checks"):
+            return 1.0
+        results = await run_checks(page, parse_checks(sample.metadata["checks"]), self.deadline_s)
+        artifacts["checks"] = [result.reason or "passed" for result in results]
+        metrics["checks"] = sum(result.passed for result in results) / len(results)
+        return metrics["checks"]
+
+    async def _aesthetics(self, screenshots: tuple[bytes, ...], task: str) -> Score:
+        from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
+        from evolpo.rewards.frontend.visual_judge import judged_aesthetics
+
+        if self._judge is None:
+            return await asyncio.to_thread(aesthetics_from_image, screenshots[1])
+        return await judged_aesthetics(screenshots, task, self._judge)
+
+
+def _failed(reason: str, metrics: dict[str, float], artifacts: dict[str, Any]) -> Score:
+    return Score(0.0, "model_fail", metrics, {**artifacts, "error": reason})
+
+
+def _function_artifacts(function: FunctionReport) -> dict[str, Any]:
+    return {
+        "controls": dict(function.controls.verdicts) if function.controls else {},
+        "messages": list(function.messages),
+        "violations": list(function.violations),
+        "overflow": dict(function.overflow),
+        "screenshots": function.screenshots,
+    }

@@ -1,0 +1,221 @@
+"""One load of a page in Chromium: what happened in it, and ways to act on it and to look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from evolpo.rewards.frontend.extract import Page
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext, Dialog, Route, WebSocketRoute
+    from playwright.async_api import Page as PlaywrightPage
+
+T = TypeVar("T")
+
+ORIGIN = "https://page.test"
+STEP_TIMEOUT_S = 10.0
+"""Seconds for one command; a page that answers later hangs, if an empty page answers meanwhile."""
+
+_TYPES = {
+    "html": "text/html",
+    "htm": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "mjs": "text/javascript",
+    "json": "application/json",
+    "svg": "image/svg+xml",
+}
+
+
+class PageHangError(Exception):
+    """The page does not answer, although the browser does: its own fault."""
+
+
+class PageCrashError(Exception):
+    """The page's process died, for want of memory as a rule: its own fault."""
+
+
+@cache
+def script(name: str) -> str:
+    """A JavaScript file of the folder `data`."""
+    return (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
+
+
+class Tab:
+    """One load of a page: what happened in it, and ways to act on it.
+
+    `evaluate` runs in a world of its own, which shares the document with the page but none of its JavaScript: a page
+    cannot lie to it.
+    """
+
+    def __init__(self, page: Page, context: BrowserContext, tab: PlaywrightPage) -> None:
+        self.page = page
+        self.playwright = tab
+        self.uncaught: list[str] = []
+        """Uncaught errors and unhandled rejections."""
+        self.console_errors: list[str] = []
+        self.refused: list[str] = []
+        """Addresses outside the page that it asked for."""
+        self.missing: list[str] = []
+        """Its own files that were not given."""
+        self.reactions: list[str] = []
+        """Dialogs, navigations, new windows, downloads: visible to a user though not in the document."""
+        self.crashed = False
+        self._context = context
+        self._served = False
+        self._world = 0
+        tab.on("pageerror", lambda error: self.uncaught.append(str(error)[:500]))
+        tab.on("console", lambda message: self._on_console(message.type, message.text))
+        tab.on("dialog", self._on_dialog)
+        tab.on("download", lambda download: self.reactions.append("download"))
+        tab.on("crash", lambda _: setattr(self, "crashed", True))
+        context.on("page", self._on_popup)
+
+    async def load(self) -> None:
+        """Open the document and wait for its files; no time passes in it."""
+        await self._context.route("**/*", self._on_request)
+        await self._context.route_web_socket("**/*", self._on_web_socket)
+        await self._within(self.playwright.goto(f"{ORIGIN}/index.html", wait_until="commit", timeout=0))
+        self._cdp = await self._context.new_cdp_session(self.playwright)
+        await self._enter_world()
+        # The event "load" never comes to a page that tried to leave meanwhile.
+        await self.evaluate("probe.loaded()")
+
+    async def _enter_world(self) -> None:
+        tree = await self._within(self._cdp.send("Page.getFrameTree"))
+        frame = {"frameId": tree["frameTree"]["frame"]["id"], "worldName": "probe"}
+        created = await self._within(self._cdp.send("Page.createIsolatedWorld", frame))
+        self._world = created["executionContextId"]
+        await self.evaluate(script("probe.js"))
+
+    async def evaluate(self, expression: str) -> Any:
+        """Value of a JavaScript expression, promises awaited; `probe` is at hand. Raises RuntimeError if it throws."""
+        answer = await self.command(
+            "Runtime.evaluate",
+            {"expression": expression, "contextId": self._world, "awaitPromise": True, "returnByValue": True},
+        )
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"probe: {answer['exceptionDetails'].get('exception', {}).get('description')}")
+        return answer["result"].get("value")
+
+    async def command(self, method: str, parameters: dict[str, Any]) -> Any:
+        """Answer to a command of the Chrome DevTools protocol."""
+        return await self._within(self._cdp.send(method, parameters))
+
+    async def listeners(self) -> set[str]:
+        """Types of all event listeners; elements with one for clicks are marked, to be found as controls."""
+        types: set[str] = set()
+        for target, depth in (("window", 1), ("document", -1)):
+            # From the page's own world: from another, the protocol shows only listeners of that one.
+            found = await self.command("Runtime.evaluate", {"expression": target})
+            parameters = {"objectId": found["result"]["objectId"], "depth": depth}
+            answer = await self.command("DOMDebugger.getEventListeners", parameters)
+            for listener in answer["listeners"]:
+                types.add(listener["type"])
+                if listener["type"] in ("click", "mousedown", "pointerdown", "mouseup", "pointerup") and depth < 0:
+                    await self._mark(listener.get("backendNodeId"))
+        return types
+
+    async def _mark(self, backend_node: int | None) -> None:
+        if backend_node is None:
+            return
+        node = {"backendNodeId": backend_node, "executionContextId": self._world}
+        resolved = await self.command("DOM.resolveNode", node)
+        call = {"objectId": resolved["object"]["objectId"], "functionDeclaration": "function() { probe.mark(this); }"}
+        await self.command("Runtime.callFunctionOn", call)
+
+    async def wait(self, milliseconds: int) -> None:
+        """Let time pass in the page; its timers and animation frames run."""
+        await self._within(self.playwright.clock.run_for(milliseconds))
+
+    async def screenshot(self) -> bytes:
+        """PNG of the window, with animations at their ends."""
+        return await self._within(self.playwright.screenshot(animations="disabled", timeout=0))
+
+    async def click(self, x: float, y: float) -> None:
+        """A real click of the mouse at a place in the window."""
+        await self._within(self.playwright.mouse.click(x, y))
+
+    async def hover(self, x: float, y: float) -> None:
+        """Move the mouse to a place in the window."""
+        await self._within(self.playwright.mouse.move(x, y))
+
+    async def press(self, key: str) -> None:
+        """A real key."""
+        await self._within(self.playwright.keyboard.press(key))
+
+    async def type(self, text: str) -> None:
+        """Put text into the focused field as an input method does."""
+        await self._within(self.playwright.keyboard.insert_text(text))
+
+    async def resize(self, width: int, height: int) -> None:
+        """Change the size of the window."""
+        await self._within(self.playwright.set_viewport_size({"width": width, "height": height}))
+
+    async def _within(self, awaitable: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                return await awaitable
+        except TimeoutError as error:
+            raise PageHangError(f"no answer within {STEP_TIMEOUT_S:g} s") from error
+        except Exception as error:
+            if self.crashed:
+                raise PageCrashError("the page's process died") from error
+            raise
+
+    def _on_console(self, kind: str, text: str) -> None:
+        # What could not be loaded is counted where it was refused.
+        if kind == "error" and not text.startswith(("Failed to load resource", "Access to ")):
+            self.console_errors.append(text[:500])
+
+    async def _on_dialog(self, dialog: Dialog) -> None:
+        self.reactions.append(f"{dialog.type}: {dialog.message[:200]}")
+        with contextlib.suppress(Exception):
+            await (dialog.accept("text") if dialog.type == "prompt" else dialog.accept())
+
+    async def _on_popup(self, popup: PlaywrightPage) -> None:
+        if popup is not self.playwright:
+            self.reactions.append("window")
+            with contextlib.suppress(Exception):
+                await popup.close()
+
+    async def _on_request(self, route: Route) -> None:
+        address = urlsplit(route.request.url)
+        main = route.request.is_navigation_request() and route.request.frame.parent_frame is None
+        path = unquote(address.path).lstrip("/")
+        with contextlib.suppress(Exception):
+            if main and self._served:
+                # "No content" leaves the page as it is.
+                self.reactions.append(f"navigation: {route.request.url[:200]}")
+                await route.fulfill(status=204)
+            elif main:
+                self._served = True
+                await route.fulfill(body=_document(self.page), content_type="text/html; charset=utf-8")
+            elif f"{address.scheme}://{address.netloc}" != ORIGIN:
+                self.refused.append(route.request.url[:200])
+                await route.abort("blockedbyclient")
+            elif path in self.page.files:
+                kind = _TYPES.get(path.rpartition(".")[2].lower(), "text/plain")
+                await route.fulfill(body=self.page.files[path], content_type=f"{kind}; charset=utf-8")
+            else:
+                if path != "favicon.ico":
+                    self.missing.append(path)
+                await route.fulfill(status=404, body="")
+
+    async def _on_web_socket(self, socket: WebSocketRoute) -> None:
+        self.refused.append(socket.url[:200])
+        await socket.close()
+
+
+def _document(page: Page) -> str:
+    if page.kind == "html":
+        return page.html
+    image = page.html[max(page.html.find("<svg"), 0) :]
+    head = '<meta charset="utf-8"><title>Image</title><style>body { margin: 0 } svg { max-width: 100% }</style>'
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{image}</body></html>'
