@@ -28,11 +28,14 @@ usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
   score        a reward on a file of responses  evolpo score math samples.jsonl
   model path   the folder of a model, made      evolpo model path model=smollm2
                on first use
+  merge                checkpoints into one model       evolpo merge run=RUN last=8 output=FOLDER
   plan                 memory, FLOPs and speed on a     evolpo plan model=ling_1t cluster=h100x512
                        cluster, nothing loaded
   bench step           a training step against TRL's    evolpo bench step
   bench experts        grouped experts against a loop   evolpo bench experts
   bench fp8            FP8 training against BF16        evolpo bench fp8
+  bench frontend       the front-end reward on worse    evolpo bench frontend
+                       copies and on cheats
   bench rewards        40,000 rewards at once, with     evolpo bench rewards
                        faults
 
@@ -129,6 +132,23 @@ def _bench_rewards(config: Any) -> None:
     print(checked.output)
 
 
+def _bench_frontend(config: Any) -> None:
+    from evolpo.recipes.bench_frontend import bench_frontend
+
+    checked = _to_object(config)
+    report = bench_frontend(checked)
+    print(f"pairs won: {report['pairs_won']} of {report['pairs']}")
+    for name, attack in report["attacks"].items():
+        print(f"{name}: {attack['score']}, worst honest page {attack['worst_honest']}")
+    print(checked.output)
+
+
+def _merge(config: Any) -> None:
+    from evolpo.recipes.merge import merge_checkpoints
+
+    print(merge_checkpoints(_to_object(config)))
+
+
 def _plan(config: Any) -> None:
     from evolpo.recipes.plan import lines, plan
 
@@ -165,9 +185,11 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command("evaluate", "evolpo.recipes.config:EvaluateConfig", _evaluate),
     "model path": Command("model", "evolpo.recipes.config:ModelCommandConfig", _model_path),
     "score": Command("score", "evolpo.recipes.score:ScoreConfig", _score, positional=("use", "file")),
+    "merge": Command("merge", "evolpo.recipes.merge:MergeConfig", _merge),
     "plan": Command("plan", "evolpo.recipes.plan:PlanConfig", _plan),
     "bench step": Command("bench_step", "evolpo.recipes.bench:BenchStepConfig", _bench_step),
     "bench experts": Command("bench_experts", "evolpo.recipes.bench_experts:BenchExpertsConfig", _bench_experts),
+    "bench frontend": Command("bench_frontend", "evolpo.recipes.bench_frontend:BenchFrontendConfig", _bench_frontend),
     "bench rewards": Command("bench_rewards", "evolpo.recipes.bench_rewards:BenchRewardsConfig", _bench_rewards),
     "bench fp8": Command("bench_fp8", "evolpo.recipes.bench_fp8:BenchFp8Config", _bench_fp8),
 }

@@ -18,6 +18,9 @@ _HOMES = {
     "exercise": "function",
     "parse_checks": "assertions",
     "run_checks": "assertions",
+    "aesthetics_from_image": "aesthetics",
+    "judged_aesthetics": "visual_judge",
+    "compare": "visual_judge",
     "Frontend": "reward",
     "close_shared_browser": "browser",
 }
