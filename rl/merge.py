@@ -127,7 +127,7 @@ def tensor_files(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"checkpoints: {folder} holds no *.safetensors; give folders in Hugging Face layout")
-    places = {}
+    places: dict[str, str] = {}
     for file in files:
         with safe_open(file, "pt") as tensors:
             places |= dict.fromkeys(tensors.keys(), file.name)

@@ -93,9 +93,19 @@ class _Twins:
         fills = {"text": _fill, "set": _set, "check": _check}
         for index, kind in enumerate(self.kinds):
             if kind in fills:
+                reachable = await self._reachable() if kind == "text" else 0
                 taken, _ = await self.both(partial(fills[kind], index))
                 self.fields[index] = "neutral" if taken else "dead"
+                if kind == "text" and await self._reachable() < reachable:
+                    await self.both(partial(_clear, index))  # a search that hid what is still to be used
         await self.wait(HOVER_MS)
+
+    async def _reachable(self) -> int:
+        """How many of the controls could be clicked now."""
+        await self.wait(HOVER_MS)
+        everything = f"[...Array({len(self.kinds)}).keys()]"
+        count, _ = await self.both(lambda tab: tab.evaluate(f"{everything}.filter(i => probe.locate(i)).length"))
+        return int(count)
 
     async def both(self, action: Callable[[Tab], Awaitable[T]]) -> tuple[T, T]:
         """Do the same in both loads."""
@@ -183,6 +193,11 @@ async def _fill(index: int, tab: Tab) -> bool:
     await tab.evaluate(f"probe.focus({index}); probe.select({index})")
     await tab.type(await tab.evaluate(f"probe.text({index})"))
     return bool(await tab.evaluate(f"probe.value({index})") != before)
+
+
+async def _clear(index: int, tab: Tab) -> None:
+    await tab.evaluate(f"probe.focus({index}); probe.select({index})")
+    await tab.press("Backspace")
 
 
 async def _set(index: int, tab: Tab) -> bool:
