@@ -70,6 +70,8 @@ class _Twins:
         self.total = 0
         self.types: set[str] = set()
         self.fields: dict[int, Verdict] = {}
+        self.fill = True
+        """Whether a load begins with all fields filled."""
 
     async def __aenter__(self) -> _Twins:
         await self.reload()
@@ -79,7 +81,7 @@ class _Twins:
         await self._stack.aclose()
 
     async def reload(self) -> None:
-        """Load the page twice anew, find its controls and fill its fields."""
+        """Load the page twice anew, find its controls and, if wanted, fill its fields."""
         await self._stack.aclose()
         self.reloads += 1
         self.tab = await self._stack.enter_async_context(self._browser.open(self._page))
@@ -92,20 +94,10 @@ class _Twins:
         self._pixels = any(one["kind"] in ("canvas", "video") for one in graphics)
         fills = {"text": _fill, "set": _set, "check": _check}
         for index, kind in enumerate(self.kinds):
-            if kind in fills:
-                reachable = await self._reachable() if kind == "text" else 0
+            if kind in fills and self.fill:
                 taken, _ = await self.both(partial(fills[kind], index))
                 self.fields[index] = "neutral" if taken else "dead"
-                if kind == "text" and await self._reachable() < reachable:
-                    await self.both(partial(_clear, index))  # a search that hid what is still to be used
         await self.wait(HOVER_MS)
-
-    async def _reachable(self) -> int:
-        """How many of the controls could be clicked now."""
-        await self.wait(HOVER_MS)
-        everything = f"[...Array({len(self.kinds)}).keys()]"
-        count, _ = await self.both(lambda tab: tab.evaluate(f"{everything}.filter(i => probe.locate(i)).length"))
-        return int(count)
 
     async def both(self, action: Callable[[Tab], Awaitable[T]]) -> tuple[T, T]:
         """Do the same in both loads."""
@@ -130,9 +122,10 @@ class _Twins:
 
 
 async def use_controls(browser: BrowserThread, page: Page) -> tuple[ControlReport, Tab, bytes]:
-    """Fill every field, then use every control; what is dead gets a second chance.
+    """Fill every field, then use every control; what is dead gets two more chances.
 
-    The second chance comes right after a click on the nearest control that works: "Reset" does nothing before "Up".
+    One with empty fields: what was typed into a search may hide what a button acts on. And one right after a click on
+    the nearest control that works: "Reset" does nothing before "Up".
 
     Returns the report, the load in which everything was used (closed, for its errors) and its last screenshot, a PNG.
     """
@@ -142,6 +135,12 @@ async def use_controls(browser: BrowserThread, page: Page) -> tuple[ControlRepor
         buttons = [index for index, kind in enumerate(twins.kinds) if kind in ("button", "jump", "empty")]
         for index in buttons:
             verdicts[index] = await _use(twins, index)
+        stuck = [index for index in buttons if verdicts[index] != "works"]
+        if stuck and "text" in twins.kinds:
+            twins.fill = False
+            await twins.reload()
+            for index in stuck:
+                verdicts[index] = await _use(twins, index)
         working = [index for index in buttons if verdicts[index] == "works"]
         for index in buttons:
             if working and verdicts[index] != "works":
@@ -193,11 +192,6 @@ async def _fill(index: int, tab: Tab) -> bool:
     await tab.evaluate(f"probe.focus({index}); probe.select({index})")
     await tab.type(await tab.evaluate(f"probe.text({index})"))
     return bool(await tab.evaluate(f"probe.value({index})") != before)
-
-
-async def _clear(index: int, tab: Tab) -> None:
-    await tab.evaluate(f"probe.focus({index}); probe.select({index})")
-    await tab.press("Backspace")
 
 
 async def _set(index: int, tab: Tab) -> bool:

@@ -3,6 +3,7 @@ globalThis.probe = (() => {
   "use strict";
   const listening = new WeakSet(); // Elements with a listener for clicks.
   let controls = [];
+  let places = []; // Of each control when it was found, as `path` gives it.
 
   const NATIVE = "button, a[href], input, select, textarea, summary, [contenteditable=''], [contenteditable=true], " +
     "[role=button], [role=link], [role=tab], [role=menuitem], [role=switch], [role=checkbox], [role=option]";
@@ -74,6 +75,15 @@ globalThis.probe = (() => {
       steps.unshift(at.localName + [...(at.parentElement?.children ?? [])].indexOf(at));
     }
     return steps.join("/");
+  };
+
+  // A control; where the page has drawn it anew, what stands in its place.
+  const current = (index) => {
+    const element = controls[index];
+    if (element.isConnected) return element;
+    const heir = all().find((other) => other.localName === element.localName && path(other) === places[index]);
+    if (heir) controls[index] = heir;
+    return heir ?? element;
   };
 
   const settle = () => { // Transitions and animations jump to their ends; endless ones stand still at their start.
@@ -159,6 +169,7 @@ globalThis.probe = (() => {
         !element.parentElement?.closest("button, a[href]"));
       const step = Math.max(1, found.length / limit);
       controls = Array.from({length: Math.min(limit, found.length)}, (_, index) => found[Math.floor(index * step)]);
+      places = controls.map(path);
       return {total: found.length, kinds: controls.map((element) => probe.kind(element))};
     },
 
@@ -186,7 +197,7 @@ globalThis.probe = (() => {
 
     // Where to click a control: its middle, if that is where a click would meet it; null if it is gone.
     locate: (index) => {
-      const element = controls[index];
+      const element = current(index);
       if (!element?.isConnected || !visible(element)) return null;
       element.scrollIntoView({block: "center", inline: "center", behavior: "instant"});
       const box = [...element.getClientRects()].find((rect) => rect.width > 0) ?? element.getBoundingClientRect();
@@ -198,7 +209,7 @@ globalThis.probe = (() => {
       return hit ? {x, y} : null;
     },
 
-    focus: (index) => { controls[index].focus({preventScroll: true}); },
+    focus: (index) => { current(index).focus({preventScroll: true}); },
     active: () => controls.indexOf(document.activeElement),
     value: (index) => {
       const element = controls[index];

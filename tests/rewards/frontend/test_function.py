@@ -134,6 +134,50 @@ def test_covered_button_and_dialog(run):
     assert buttons(second) == {"button Reset": "dead", "button Down": "dead", "button Up": "works"}
 
 
+def test_a_search_does_not_hide_what_is_used_after_it(run):
+    """What is typed leaves no row: sorting shows nothing then, and works on a load with empty fields."""
+    html = document(
+        """<main><h1>Trains</h1><label>Search <input id="search"></label> <button id="sort">Sort</button>
+        <ul id="rows"></ul></main>
+        <script>
+          let rows = ["Bath", "Ayr", "Corfe"];
+          const search = document.getElementById("search");
+          const draw = () => document.getElementById("rows").replaceChildren(
+            ...rows.filter((row) => row.includes(search.value)).map((row) => {
+              const item = document.createElement("li");
+              item.textContent = row;
+              return item;
+            }));
+          search.oninput = draw;
+          document.getElementById("sort").onclick = () => { rows.sort(); draw(); };
+          draw();
+        </script>"""
+    )
+    [report] = run(exercise(Page(html)))
+    assert buttons(report)["button Sort"] == "works"
+
+
+def test_controls_that_are_drawn_anew_are_still_used(run):
+    """Every click draws the whole list again, and with it the buttons that are still to be used."""
+    html = document(
+        """<main><h1>Steps</h1><ol id="steps"></ol></main>
+        <script>
+          const done = [false, false, false];
+          const draw = () => document.getElementById("steps").replaceChildren(...done.map((one, index) => {
+            const item = document.createElement("li");
+            const button = document.createElement("button");
+            button.textContent = `Step ${index + 1}${one ? " done" : ""}`;
+            button.onclick = () => { done[index] = true; draw(); };
+            item.append(button);
+            return item;
+          }));
+          draw();
+        </script>"""
+    )
+    [report] = run(exercise(Page(html)))
+    assert list(buttons(report).values()) == ["works", "works", "works"]
+
+
 def test_controls_that_depend_on_each_other(run):
     html = document(
         """<main><h1>Tabs</h1><button class="tab">One</button> <button class="tab">Two</button>
