@@ -10,6 +10,7 @@ from evolpo.model import ModelConfig, resolve_precision
 from evolpo.recipes.evaluate import EvaluationConfig
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
+from evolpo.rl.curriculum import CurriculumConfig
 from evolpo.rl.metrics import LoggerConfig
 from evolpo.rl.trainer import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
@@ -50,11 +51,13 @@ class TrainConfig:
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
+        self.curriculum.check([source.difficulty for source in self.data.train], self.rollout.max_response_tokens)
         for name in ("steps", "prompts_per_step"):
             check_positive(name, getattr(self, name))
         if self.responses_per_prompt < 2:

@@ -31,6 +31,7 @@ from evolpo.rewards.stack import RewardStack
 from evolpo.rl.advantages import group_advantages, has_signal
 from evolpo.rl.algorithm import build_batch, segment
 from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
+from evolpo.rl.curriculum import Curriculum, passed
 from evolpo.rl.data import Group, Prompt
 from evolpo.rl.losses import LOSSES
 from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable
@@ -63,6 +64,7 @@ class Parts:
     run: Path
     start: int
     stream: PromptStream
+    curriculum: Curriculum
     heldout: Sequence[Prompt]
     rewards: RewardStack
     trainer: Trainer
@@ -148,15 +150,17 @@ def _assemble(config: TrainConfig, stack: ExitStack) -> Parts:
         reference_path=base,
     )
     stream = PromptStream(train_problems, trainer.tokenizer, config.data, config.seed)
+    curriculum = Curriculum(config.curriculum)
     if config.resume:
         trainer.load_optimizer(Path(model))
         trainer.updates = updates
         stream.load_state_dict(state["prompts"])
+        curriculum.load_state_dict(state["curriculum"])
     heldout = [prompt for _, prompt in encode_problems(heldout_problems, trainer.tokenizer, config.data)]
     progress.note(f"{len(stream)} prompts to train on, {len(heldout)} held out; starting vLLM")
     engine = _start_engine(config, model)
     engine.update_weights(trainer.named_weights(), version=start)
-    return Parts(config, run, start, stream, heldout, rewards, trainer, engine, progress, began)
+    return Parts(config, run, start, stream, curriculum, heldout, rewards, trainer, engine, progress, began)
 
 
 def _start_engine(config: TrainConfig, model: str) -> RolloutEngine:
@@ -173,16 +177,21 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
     groups: list[Group] = []
     metrics: dict[str, float] = {"groups/total": 0.0, "groups/no_variance": 0.0, "groups/refilled": 0.0}
     missing = wanted
+    stage = parts.curriculum.stage
+    parts.stream.mix(stage.mix)
+    sampling = config.rollout.sampling(config.responses_per_prompt, stage.max_response_tokens)
+    right = judged = 0
     for attempt in range(config.algorithm.max_refills + 1):
-        prompts = parts.stream.take(missing * trainer.world, trainer.rank, trainer.world)
+        prompts = parts.curriculum.marked(parts.stream.take(missing * trainer.world, trainer.rank, trainer.world))
         parts.progress.phase("sampling")
         with timer("rollout"):
             seed = _draw_seed(config.seed, step, attempt, trainer.rank)
-            sampling, scoring = config.rollout.sampling(config.responses_per_prompt), parts.rewards.begin()
+            scoring = parts.rewards.begin()
             fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
         parts.progress.phase("scoring")
         with timer("reward"):
             fresh = scoring.result(fresh)
+        right, judged = right + passed(fresh)[0], judged + passed(fresh)[1]
         informative = [group for group in fresh if has_signal(group)]
         metrics["groups/total"] += len(fresh)
         metrics["groups/no_variance"] += len(fresh) - len(informative)
@@ -191,6 +200,11 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
         missing = int(trainer.max_over_ranks(wanted - len(groups)))
         if missing <= 0:
             break
+    if config.curriculum.stages:
+        share = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
+        metrics |= {"curriculum/stage": parts.curriculum.number + 1.0, "curriculum/passed": share}
+        if parts.curriculum.advance(share):
+            parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")
     parts.progress.phase("training")
     return groups[:wanted], metrics | parts.rewards.last_metrics
 
@@ -250,6 +264,7 @@ def _save(parts: Parts, step: int, stream: PromptStream, table: SampleTable) -> 
         "world": trainer.world,
         "zero_stage": parts.config.trainer.zero_stage,
         "prompts": stream.state_dict(),
+        "curriculum": parts.curriculum.state_dict(),
         "seconds": time.time() - parts.began,
     }
 

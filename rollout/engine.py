@@ -55,9 +55,10 @@ class RolloutConfig:
         if self.kv_cache_gb <= 0:
             raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is not positive")
 
-    def sampling(self, responses_per_prompt: int) -> Sampling:
-        """The sampling of a training step."""
-        return Sampling(responses_per_prompt, self.max_response_tokens, self.temperature, self.top_p, self.top_k)
+    def sampling(self, responses_per_prompt: int, budget: int = 0) -> Sampling:
+        """The sampling of a training step, with a budget of tokens of its own if that is not 0."""
+        tokens = budget or self.max_response_tokens
+        return Sampling(responses_per_prompt, tokens, self.temperature, self.top_p, self.top_k)
 
 
 class RolloutEngine(Protocol):

@@ -214,7 +214,11 @@ class PromptStream:
         """How many prompts were over `max_prompt_tokens`."""
         total = sum(config.train[source].weight for source in self._prompts)
         self._shares = {source: config.train[source].weight / total for source in sorted(self._prompts)}
+        self._difficulties = {source: prompts[0].difficulty for source, prompts in self._prompts.items()}
+        self._mix: dict[int, float] = self._shares
         self._drawn = dict.fromkeys(self._shares, 0)
+        self._before = dict(self._drawn)
+        """Prompts drawn from each source before the present mix began."""
         self._orders: dict[int, tuple[int, Sequence[int]]] = {}
 
     def __len__(self) -> int:
@@ -230,6 +234,30 @@ class PromptStream:
     def epochs(self) -> dict[int, float]:
         """By source: how many times it has been gone through, fractions included."""
         return {source: count / len(self._prompts[source]) for source, count in self._drawn.items()}
+
+    def mix(self, shares: Mapping[str, float]) -> None:
+        """From now on take prompts in these shares of difficulty; without any, in those of the configuration.
+
+        Sources of one difficulty keep their proportions. Calling it again with the same shares changes nothing.
+
+        Raises:
+            ValueError: no prompt is of a difficulty with a share above 0.
+        """
+        weights = {
+            source: share * (shares.get(self._difficulties[source], 0.0) if shares else 1.0)
+            for source, share in self._shares.items()
+        }
+        if shares:  # a difficulty's share is that of its sources together
+            for difficulty in set(self._difficulties.values()):
+                own = [source for source in weights if self._difficulties[source] == difficulty]
+                whole = sum(self._shares[source] for source in own)
+                weights |= {source: weights[source] / whole for source in own}
+        total = sum(weights.values())
+        if total <= 0:
+            raise ValueError(f"no prompt is of a difficulty in {dict(shares)}")
+        mix = {source: weight / total for source, weight in weights.items()}
+        if mix != self._mix:
+            self._mix, self._before = mix, dict(self._drawn)
 
     def take(self, n: int, rank: int = 0, world: int = 1) -> list[Prompt]:
         """The next n prompts; with several ranks, this rank's contiguous slice of n / world of them.
@@ -247,7 +275,9 @@ class PromptStream:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, fit for JSON: prompts drawn by source, and what the stream is made of."""
-        return {"drawn": {str(source): count for source, count in self._drawn.items()}, "made_of": self._made_of()}
+        mix = {str(source): share for source, share in self._mix.items()}
+        drawn, before = ({str(source): n for source, n in counts.items()} for counts in (self._drawn, self._before))
+        return {"drawn": drawn, "before": before, "mix": mix, "made_of": self._made_of()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was called.
@@ -261,10 +291,13 @@ class PromptStream:
                 "resume with the configuration of the checkpoint or start a new run"
             )
         self._drawn = {int(source): count for source, count in state["drawn"].items()}
+        self._before = {int(source): count for source, count in state["before"].items()}
+        self._mix = {int(source): share for source, share in state["mix"].items()}
 
     def _next(self) -> Prompt:
-        number = self.drawn + 1
-        source = max(self._shares, key=lambda s: self._shares[s] * number - self._drawn[s])
+        since = {source: count - self._before[source] for source, count in self._drawn.items()}
+        number = sum(since.values()) + 1
+        source = max(self._mix, key=lambda s: self._mix[s] * number - since[s])
         prompts = self._prompts[source]
         epoch, position = divmod(self._drawn[source], len(prompts))
         self._drawn[source] += 1

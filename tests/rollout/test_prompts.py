@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -366,6 +367,48 @@ def test_a_selection_of_problems_keeps_the_weights_of_its_sources():
     selection = [p for p in problems if p.source != 1]
     drawn = Counter(p.id[0] for p in PromptStream(selection, TOKENIZER, config, seed=0).take(40))
     assert drawn == {"0": 10, "2": 30}
+
+
+def leveled_problems():
+    """Two easy sources, of weights 1 and 3, and a hard one of weight 4."""
+    problems, config = plain_problems([3, 3, 3])
+    for source, weight in zip(config.train, (1.0, 3.0, 4.0), strict=True):
+        source.weight = weight
+    return [replace(p, difficulty="hard" if p.source == 2 else "easy") for p in problems], config
+
+
+def test_a_mix_by_difficulty_begins_where_it_is_set_and_keeps_the_proportions_inside():
+    problems, config = leveled_problems()
+    stream = PromptStream(problems, TOKENIZER, config, seed=0)
+    stream.take(17)
+    stream.mix({"easy": 0.25, "hard": 0.75})
+    assert Counter(p.id[0] for p in stream.take(16)) == {"0": 1, "1": 3, "2": 12}
+    stream.mix({"hard": 1.0})
+    assert {p.difficulty for p in stream.take(9)} == {"hard"}
+    stream.mix({})
+    assert Counter(p.id[0] for p in stream.take(16)) == {"0": 2, "1": 6, "2": 8}
+    with pytest.raises(ValueError, match="no prompt is of a difficulty in"):
+        stream.mix({"odd": 1.0})
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.lists(st.integers(0, 9), min_size=2, max_size=6))
+def test_a_resumed_stream_keeps_its_mix(cuts):
+    problems, config = leveled_problems()
+    mixes = [{}, {"easy": 1.0}, {"easy": 0.3, "hard": 0.7}]
+
+    def drawn(resumed):
+        stream, found = PromptStream(problems, TOKENIZER, config, 1), []
+        for number, n in enumerate(cuts):
+            stream.mix(mixes[number // 2 % 3])
+            found += [p.id for p in stream.take(n)]
+            if resumed:
+                state = json.loads(json.dumps(stream.state_dict()))
+                stream = PromptStream(problems, TOKENIZER, config, 1)
+                stream.load_state_dict(state)
+        return found
+
+    assert drawn(resumed=True) == drawn(resumed=False)
 
 
 def test_ranks_share_one_global_draw():
