@@ -191,7 +191,8 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
         parts.progress.phase("scoring")
         with timer("reward"):
             fresh = scoring.result(fresh)
-        right, judged = right + passed(fresh)[0], judged + passed(fresh)[1]
+        counts = passed(fresh)
+        right, judged = right + counts[0], judged + counts[1]
         informative = [group for group in fresh if has_signal(group)]
         metrics["groups/total"] += len(fresh)
         metrics["groups/no_variance"] += len(fresh) - len(informative)
@@ -201,9 +202,9 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
         if missing <= 0:
             break
     if config.curriculum.stages:
-        share = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
-        metrics |= {"curriculum/stage": parts.curriculum.number + 1.0, "curriculum/passed": share}
-        if parts.curriculum.advance(share):
+        rate = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
+        metrics |= {"curriculum/stage": parts.curriculum.number + 1.0, "curriculum/passed": rate}
+        if parts.curriculum.advance(rate):
             parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")
     parts.progress.phase("training")
     return groups[:wanted], metrics | parts.rewards.last_metrics

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from evolpo.rewards.base import Sample, Scope, Score
 from evolpo.rewards.registry import load_reward
+from evolpo.rl.data import LENGTH_ALPHA
 
 Kind = Literal["dynamic", "plain"]
-ALPHA = "length_alpha"
-"""Key of a prompt's metadata that overrides alpha; the curriculum sets it by stage."""
 
 
 def brevity(lengths: Sequence[int]) -> list[float]:
@@ -44,7 +43,8 @@ class LengthReward:
 
         Args:
             correct: reward that tells what is correct: a value above 0.
-            alpha: strength, one number or one by difficulty; a difficulty that is not listed has none.
+            alpha: strength, one number or one by difficulty; a difficulty that is not listed has none. What the
+                curriculum puts into a prompt's metadata goes before it.
             kind: `dynamic` is the formula above; `plain` takes p(l) whether the response is correct or not.
             options: of the reward `correct`.
         """
@@ -73,8 +73,8 @@ class LengthReward:
         return Score(alpha * share, metrics={"alpha": alpha, "share": share})
 
     def _strength(self, sample: Sample) -> float:
-        if ALPHA in sample.metadata:
-            return float(sample.metadata[ALPHA])
+        if LENGTH_ALPHA in sample.metadata:
+            return float(sample.metadata[LENGTH_ALPHA])
         if isinstance(self._alpha, Mapping):
             return float(self._alpha.get(sample.difficulty, 0.0))
         return float(self._alpha)

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evolpo import InputError
-from evolpo.rl.data import Group, Prompt
-
-ALPHA = "length_alpha"
-"""Key of a prompt's metadata that the length reward reads."""
+from evolpo.rl.data import LENGTH_ALPHA, Group, Prompt
 
 
 @dataclass
@@ -100,7 +97,7 @@ class Curriculum:
         """The prompts with the stage's alpha in their metadata, where it has one for their difficulty."""
         alpha = self.stage.alpha
         return [
-            replace(prompt, metadata={**prompt.metadata, ALPHA: alpha[prompt.difficulty]})
+            replace(prompt, metadata={**prompt.metadata, LENGTH_ALPHA: alpha[prompt.difficulty]})
             if prompt.difficulty in alpha
             else prompt
             for prompt in prompts

@@ -9,6 +9,10 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length"]
 
 
+LENGTH_ALPHA = "length_alpha"
+"""Key of a prompt's metadata: strength of the length reward, set by the curriculum."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One problem, ready to be sampled from."""

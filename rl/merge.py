@@ -14,15 +14,15 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evolpo import InputError
+from evolpo.model.weights import INDEX
 
 DECAYS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -30,7 +30,6 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
     "inverse_sqrt": lambda progress: 1 - math.sqrt(progress),
 }
 """Share of the peak learning rate, progress running from 0 to 1."""
-INDEX = "model.safetensors.index.json"
 OTHER = ("config.json", "generation_config.json", "chat_template.jinja", "merges.txt", "vocab.json", INDEX)
 
 
@@ -144,14 +143,11 @@ def _check_alike(folders: Sequence[Path], names: Sequence[Mapping[str, str]]) ->
             raise InputError(f"checkpoints: {folder} and {folders[-1]} do not match: {listed}")
 
 
-def _shapes(folder: Path, names: Mapping[str, str]) -> dict[str, Any]:
-    return dict(_iterate_shapes(folder, names))
-
-
-def _iterate_shapes(folder: Path, names: Mapping[str, str]) -> Iterator[tuple[str, list[int]]]:
+def _shapes(folder: Path, names: Mapping[str, str]) -> dict[str, list[int]]:
     from safetensors import safe_open
 
+    shapes: dict[str, list[int]] = {}
     for file in sorted(set(names.values())):
         with safe_open(folder / file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 -- not a mapping
-                yield name, tensors.get_slice(name).get_shape()
+            shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 -- no mapping
+    return shapes
