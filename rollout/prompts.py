@@ -54,6 +54,8 @@ class DataConfig:
     """Appended to every problem on a line of its own; empty for none."""
     max_prompt_tokens: int = 512
     """Longer prompts are dropped, counted and logged."""
+    seed: int | None = None
+    """Seed of generated problems and of the held-out split; empty: the run's. Give it to compare seeds on one split."""
 
     def __post_init__(self) -> None:
         for name in ("train", "heldout"):
@@ -61,6 +63,8 @@ class DataConfig:
                 check_source(source, f"data.{name}[{index}]")
         if self.heldout_size < 0:
             raise InputError(f"data.heldout_size: {self.heldout_size} is negative; give 0 or more problems")
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"data.seed: {self.seed} is negative; give 0 or more, or leave it empty for the run's")
         if self.max_prompt_tokens < 1:
             raise InputError(f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no prompt; give at least 1")
 
@@ -69,11 +73,12 @@ def split_heldout(config: DataConfig, seed: int) -> tuple[list[Problem], list[Pr
     """Load all problems as (train, heldout), which share no problem.
 
     With held-out sources, what occurs in both is removed from training. Without, `heldout_size` problems are drawn from
-    training with `seed`, each source giving its share of them.
+    training, each source giving its share of them. `config.seed` goes before `seed`, that of the run.
 
     Raises:
         InputError: a source is unusable, or the split leaves nothing to train on.
     """
+    seed = seed if config.seed is None else config.seed
     train = load_problems(config.train, "data.train", seed)
     if config.heldout:
         heldout = load_problems(config.heldout, "data.heldout", seed)

@@ -232,6 +232,14 @@ def test_heldout_is_stratified_disjoint_and_loses_nothing():
     assert split_heldout(config, seed=2)[1] != heldout
 
 
+def test_a_seed_of_the_data_keeps_problems_and_split_whatever_the_seed_of_the_run():
+    sums = [SourceConfig(family="chain_sum", size=40)]
+    config = DataConfig(train=sums, heldout_size=10, seed=3)
+    assert split_heldout(config, 0) == split_heldout(config, 1) == split_heldout(DataConfig(sums, heldout_size=10), 3)
+    with pytest.raises(InputError, match=r"data\.seed: -1"):
+        DataConfig(sums, seed=-1)
+
+
 def test_problems_of_heldout_sources_leave_training(tmp_path):
     train_file = write_lines(tmp_path / "t.jsonl", *({"prompt": f"problem\t{i}"} for i in range(6)))
     test_file = write_lines(tmp_path / "h.jsonl", {"prompt": "problem  4 "}, {"prompt": "new"})
