@@ -18,9 +18,9 @@ class AlgorithmConfig:
     """Which loss, over which units, with which advantages."""
 
     name: str = "lpo"
-    """A key of `LOSSES`: lpo, grpo, dapo, gspo, gspo_token_mean."""
+    """A key of `LOSSES`: lpo, grpo, dapo, gspo, gspo_token_mean, cispo."""
     units: str = "punctuation"
-    """Segmenter of LPO: punctuation, punkt, token, sequence, or `module:attribute`."""
+    """Segmenter of LPO: punctuation, two_sentences, punkt, token, sequence, or `module:attribute`."""
     advantage: str = "group"
     """A key of `ADVANTAGES`: group, group_no_std, leave_one_out, dr_grpo."""
     clip_low: float | None = None

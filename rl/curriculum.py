@@ -33,6 +33,12 @@ class StageConfig:
     steps: int = 0
     """The stage ends after so many steps at the latest; 0: no limit."""
 
+    @property
+    def shortest(self) -> int:
+        """Steps that the stage lasts at the least, unless it is the last one."""
+        ends = ([self.window] if self.pass_rate else []) + ([self.steps] if self.steps else [])
+        return min(ends, default=0)
+
 
 @dataclass
 class CurriculumConfig:
@@ -42,9 +48,12 @@ class CurriculumConfig:
     """The stages. What counts as right is a value above 0 of the first component of `rewards.components`."""
 
     def __post_init__(self) -> None:
-        """Check every stage, and that each but the last comes to an end."""
+        """Check every stage, that no two have one name, and that each but the last comes to an end."""
+        named: dict[str, int] = {}
         for index, stage in enumerate(self.stages):
             name = f"curriculum.stages[{index}]"
+            if stage.name and named.setdefault(stage.name, index) != index:
+                raise InputError(f"{name}.name: {stage.name!r} is that of stages[{named[stage.name]}]; give another")
             if any(share < 0 for share in stage.mix.values()) or (stage.mix and not any(stage.mix.values())):
                 raise InputError(f"{name}.mix: {stage.mix} are no shares; give numbers of 0 and more, not all 0")
             if any(alpha < 0 for alpha in stage.alpha.values()):
@@ -57,14 +66,25 @@ class CurriculumConfig:
             if index < len(self.stages) - 1 and not stage.steps and not stage.pass_rate:
                 raise InputError(f"{name}: never ends, so later stages never begin; give steps or pass_rate")
 
-    def check(self, difficulties: Sequence[str], most_tokens: int) -> None:
-        """Raise InputError if a stage asks for prompts that are not there, or for a larger budget than there is.
+    def check(self, difficulties: Sequence[str], most_tokens: int, steps: int) -> None:
+        """Raise InputError unless data, budget and length of the run fit the stages.
+
+        No stage may ask for prompts that are not there or for a larger budget than there is, no stage may begin after
+        the run's end, and no difficulty may be left out by all stages.
 
         Args:
             difficulties: of the sources of the data.
             most_tokens: `rollout.max_response_tokens`.
+            steps: of the run.
         """
+        begins = 0
         for index, stage in enumerate(self.stages):
+            if begins >= steps:
+                raise InputError(
+                    f"curriculum.stages[{index}]: never begins: the stages before it take {begins} steps or more and "
+                    f"the run has steps={steps}; shorten them or raise steps"
+                )
+            begins += stage.shortest
             unknown = sorted(set(stage.mix) - set(difficulties))
             if unknown:
                 raise InputError(
@@ -75,6 +95,14 @@ class CurriculumConfig:
                 raise InputError(
                     f"curriculum.stages[{index}].max_response_tokens: {stage.max_response_tokens} is more than "
                     f"rollout.max_response_tokens={most_tokens}; raise that or lower the stage's"
+                )
+        if self.stages and all(stage.mix for stage in self.stages):
+            sampled = {difficulty for stage in self.stages for difficulty, share in stage.mix.items() if share > 0}
+            left_out = sorted(set(difficulties) - sampled)
+            if left_out:
+                raise InputError(
+                    f"curriculum.stages[0..{len(self.stages) - 1}].mix: no stage samples difficulty "
+                    f"{', '.join(map(repr, left_out))} of data.train; add it to a mix or leave its sources out"
                 )
 
 

@@ -354,8 +354,17 @@ def _sequence(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, /) -
     return [0] * len(token_ids)
 
 
+_sentences = text_segmenter(sentence_spans)
+
+
+def _two_sentences(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, /) -> list[int]:
+    """Sentences in pairs: 2k and 2k + 1 of the punctuation rule are one unit."""
+    return [unit // 2 for unit in _sentences(token_ids, tokenizer)]
+
+
 SEGMENTERS: Mapping[str, Segmenter] = {
-    "punctuation": text_segmenter(sentence_spans),
+    "punctuation": _sentences,
+    "two_sentences": _two_sentences,
     "punkt": _punkt,
     "token": _token,
     "sequence": _sequence,

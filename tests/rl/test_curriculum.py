@@ -76,6 +76,39 @@ def test_wrong_stages(stages, message):
 def test_stages_must_fit_data_and_budget():
     config = CurriculumConfig([StageConfig(mix={"easy": 1.0, "odd": 1.0})])
     with pytest.raises(InputError, match=r"no source of data\.train is of difficulty odd; there is easy, hard"):
-        config.check(["easy", "hard"], 64)
+        config.check(["easy", "hard"], 64, 10)
     with pytest.raises(InputError, match=r"max_response_tokens: 65 is more than rollout.max_response_tokens=64"):
-        CurriculumConfig([StageConfig(max_response_tokens=65)]).check([], 64)
+        CurriculumConfig([StageConfig(max_response_tokens=65)]).check([], 64, 10)
+
+
+def test_two_stages_of_one_name():
+    stages = [StageConfig(name="a", steps=1), StageConfig(steps=1), StageConfig(steps=1), StageConfig(name="a")]
+    with pytest.raises(InputError, match=r"curriculum\.stages\[3\]\.name: 'a' is that of stages\[0\]"):
+        CurriculumConfig(stages)
+
+
+@given(
+    stages=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5]), st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=4
+    ),
+    steps=st.integers(1, 20),
+)
+def test_what_is_refused_is_what_no_pass_rate_reaches(stages, steps):
+    config = CurriculumConfig([StageConfig(pass_rate=p, window=w, steps=s if p else max(s, 1)) for p, w, s in stages])
+    run = Curriculum(config)
+    reached = {0}
+    for _ in range(steps - 1):  # a stage that begins after the last step has no step
+        run.advance(1.0)
+        reached.add(run.number)
+    if max(reached) == len(stages) - 1:
+        config.check(["easy"], 64, steps)
+    else:
+        with pytest.raises(InputError, match=rf"curriculum\.stages\[{max(reached) + 1}\]: never begins"):
+            config.check(["easy"], 64, steps)
+
+
+def test_a_difficulty_that_no_stage_samples():
+    one, two = StageConfig(mix={"easy": 1.0, "hard": 0.0}, steps=2), StageConfig(mix={"medium": 1.0})
+    with pytest.raises(InputError, match=r"curriculum\.stages\[0\.\.1\]\.mix: no stage samples difficulty 'hard'"):
+        CurriculumConfig([one, two]).check(["easy", "medium", "hard"], 64, 10)
+    CurriculumConfig([one, StageConfig()]).check(["easy", "medium", "hard"], 64, 10)  # without a mix: all

@@ -8,7 +8,14 @@ import torch
 
 from evolpo.rl.losses import LOSSES
 
-UNIT = {"lpo": "given", "grpo": "token", "dapo": "token", "gspo": "sequence", "gspo_token_mean": "sequence"}
+UNIT = {
+    "lpo": "given",
+    "grpo": "token",
+    "dapo": "token",
+    "gspo": "sequence",
+    "gspo_token_mean": "sequence",
+    "cispo": "token",
+}
 PER_RESPONSE = {"grpo", "gspo"}
 PUBLISHED = {
     "lpo": (0.03, 0.03),
@@ -16,6 +23,7 @@ PUBLISHED = {
     "dapo": (0.2, 0.28),
     "gspo": (3e-4, 4e-4),
     "gspo_token_mean": (3e-4, 4e-4),
+    "cispo": (1.0, 4.0),
 }
 VARIANTS = {
     "plain": {},
@@ -117,8 +125,12 @@ def slow_loss(
             gap = math.exp(sum(old[i][s] - rollout[i][s] for s in members) / len(members))
             weight = corrected(gap, correction, correction_low, correction_high)
             clipped = min(max(ratio, 1 - low), 1 + high)
-            value -= share * weight * min(ratio * advantages[i], clipped * advantages[i])
-            if ratio * advantages[i] <= clipped * advantages[i]:  # not clipped away
+            if name == "cispo":
+                value -= share * weight * clipped * advantages[i] * now[i][t]
+                gradient[i][t] -= share * weight * clipped * advantages[i]
+            else:
+                value -= share * weight * min(ratio * advantages[i], clipped * advantages[i])
+            if name != "cispo" and ratio * advantages[i] <= clipped * advantages[i]:  # not clipped away
                 for s in members:
                     gradient[i][s] -= share * weight * advantages[i] * ratio / len(members)
             kl, slope = kl_and_gradient(kl_estimator, ref[i][t] - now[i][t])

@@ -12,8 +12,8 @@ pytest.importorskip("trl")
 from trl.trainer.grpo_trainer import GRPOTrainer  # takes seconds, so only once TRL is known to be there
 
 
-def trl_loss(case, *, level, low, high, beta):
-    """Loss and gradient of TRL 1.16 with loss_type="grpo"."""
+def trl_loss(case, *, level, low, high, beta, loss_type="grpo"):
+    """Loss, gradient and metrics of TRL 1.16."""
     logprobs = case["logprobs"].clone().requires_grad_()
     mask = case["mask"].long()
     accelerator = SimpleNamespace(
@@ -26,10 +26,10 @@ def trl_loss(case, *, level, low, high, beta):
         off_policy_mask_threshold=None,
         importance_sampling_level=level,
         beta=beta,
-        loss_type="grpo",
+        loss_type=loss_type,
         epsilon_low=low,
         epsilon_high=high,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
         use_vllm=False,
         model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1,
@@ -45,6 +45,7 @@ def trl_loss(case, *, level, low, high, beta):
         "advantages": case["advantages"],
         "old_per_token_logps": case["old"],
         "ref_per_token_logps": case["ref"],
+        "num_items_in_batch": mask.sum(),
     }
     loss = GRPOTrainer._compute_loss(trainer, None, inputs)
     loss.backward()
@@ -91,3 +92,32 @@ def test_loss_and_gradient_equal_trl(name, level, clip, beta):
             assert metrics["clip/high"].item() == pytest.approx(trl_metrics["clip_ratio/high_mean"], abs=1e-6)
         if beta:
             assert metrics["kl"].item() == pytest.approx(trl_metrics["kl"], abs=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("most", [5.0, 1.2, 1.02])
+def test_cispo_equals_trl(most, beta):
+    """TRL gives the largest weight itself where ours is a distance from 1."""
+    for seed in range(5):
+        case = random_case(seed)
+        if seed % 2:  # TRL counts cut weights of positive advantages alone
+            case["advantages"] = case["advantages"].abs()
+        expected, expected_gradient, trl_metrics = trl_loss(
+            case, level="token", low=0.2, high=most, beta=beta, loss_type="cispo"
+        )
+        logprobs = case["logprobs"].clone().requires_grad_()
+        loss, metrics = LOSSES["cispo"](
+            logprobs,
+            case["old"],
+            case["advantages"],
+            case["mask"],
+            torch.zeros_like(case["mask"], dtype=torch.long),
+            clip_high=most - 1,
+            kl_coef=beta,
+            ref_logprobs=case["ref"],
+        )
+        loss.backward()
+        assert (loss - expected).abs().item() <= 1e-6
+        assert (logprobs.grad - expected_gradient).abs().max().item() <= 1e-6
+        if seed % 2:
+            assert metrics["clip/high"].item() == pytest.approx(trl_metrics["cispo_clip_ratio"], abs=1e-6)

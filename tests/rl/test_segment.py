@@ -295,6 +295,23 @@ def test_token_and_sequence_units(tokenizer: PreTrainedTokenizerFast) -> None:
     assert unit_texts([], [], tokenizer) == []
 
 
+@given(text=sentence_like)
+@settings(max_examples=100, deadline=None)
+def test_two_sentences_are_pairs_of_sentences(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    token_ids = encode(text, tokenizer)
+    pairs = SEGMENTERS["two_sentences"](token_ids, tokenizer)
+    assert_well_formed(pairs, len(token_ids))
+    sentences = SEGMENTERS["punctuation"](token_ids, tokenizer)
+    together = {unit: {one for one, pair in zip(sentences, pairs, strict=True) if pair == unit} for unit in set(pairs)}
+    assert all(found <= {2 * unit, 2 * unit + 1} for unit, found in together.items())
+
+
+def test_two_sentences(tokenizer: PreTrainedTokenizerFast) -> None:
+    token_ids = encode("One. Two! Three? Four. Five.", tokenizer)
+    units = SEGMENTERS["two_sentences"](token_ids, tokenizer)
+    assert unit_texts(token_ids, units, tokenizer) == ["One. Two!", " Three? Four.", " Five."]
+
+
 def test_unit_texts_needs_a_unit_for_each_token(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="shorter"):
         unit_texts(encode("One. Two.", tokenizer), [0], tokenizer)
