@@ -79,8 +79,8 @@ def series(records: Sequence[Record], key: str) -> Floats:
     return np.array([r[key] if finite(r.get(key)) else np.nan for r in records], dtype=np.float64)
 
 
-def draw(records: Sequence[Record], chart: Chart) -> Drawn | None:
-    """Draw the curves of a chart over the steps; None if there is no value at all."""
+def draw(records: Sequence[Record], chart: Chart, marks: Sequence[tuple[float, str]] = ()) -> Drawn | None:
+    """Draw the curves of a chart over the steps, with named moments as vertical lines; None if there is no value."""
     steps = series(records, "step")
     figure = Figure(figsize=(4.6, 2.5), layout="constrained")
     axes = figure.add_subplot()
@@ -103,6 +103,11 @@ def draw(records: Sequence[Record], chart: Chart) -> Drawn | None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     if chart.log and lowest > 0:
         axes.set_yscale("log")
+    for step, name in marks:
+        axes.axvline(step, color="#94a3b8", linewidth=0.8, linestyle=(0, (3, 2)), zorder=0.5)
+        # Slanted above the curves, so that neighbours keep their names apart; a name is no formula, whatever it holds.
+        look: dict[str, Any] = {"rotation": 45, "color": "#64748b", "fontsize": 7, "parse_math": False}
+        axes.text(step, 1.02, name, transform=axes.get_xaxis_transform(), va="bottom", ha="left", **look)
     return Drawn(chart.title, chart.note, as_svg(figure), legend)
 
 
@@ -116,17 +121,22 @@ def _plot(axes: Any, steps: Floats, values: Floats, colour: str, running_mean: b
         axes.plot(steps, mean, color=colour, linewidth=1.8)
 
 
-def as_svg(figure: Figure, x_label: str = "step") -> Markup:
-    """The figure as inline SVG that takes the width of its place; text stays text, in the font of the page."""
-    (axes,) = figure.axes
+def style(axes: Any, x_label: str, whole: bool = True) -> None:
+    """Give axes the look of all charts; `whole` puts ticks of x at whole numbers alone."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#cbd5e1")
     axes.tick_params(colors="#64748b", labelsize=8, length=3)
     axes.yaxis.get_offset_text().set(color="#64748b", fontsize=8)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole))
     axes.set_xlabel(x_label, color="#64748b", fontsize=8)
+
+
+def as_svg(figure: Figure, x_label: str = "step", whole: bool = True) -> Markup:
+    """The figure as inline SVG that takes the width of its place; text stays text, in the font of the page."""
+    (axes,) = figure.axes
+    style(axes, x_label, whole)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "evolpo"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -25,13 +25,19 @@ usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]
   train        reinforcement learning           evolpo train experiment=smollm2_arithmetic
   sft          supervised fine-tuning (DFT)     evolpo sft experiment=smollm2_arithmetic
   evaluate     accuracy on held-out problems    evolpo evaluate experiment=smollm2_arithmetic model.path=FOLDER
+  apexeval     the checkpoint to start RL from  evolpo apexeval run=SFT_RUN
+  pipeline     stages one after the other       evolpo pipeline experiment=evo_cot_nano
+  compare      algorithms over several seeds    evolpo compare experiment=lpo_vs_grpo_gspo model.path=FOLDER
   score        a reward on a file of responses  evolpo score math samples.jsonl
   model path   the folder of a model, made      evolpo model path model=smollm2
                on first use
   merge                checkpoints into one model       evolpo merge run=RUN last=8 output=FOLDER
+  pareto               accuracy against tokens spent    evolpo pareto 'runs={{a: [RUNS], b: [RUNS]}}' output=FOLDER
   plan                 memory, FLOPs and speed on a     evolpo plan model=ling_1t cluster=h100x512
                        cluster, nothing loaded
   bench step           a training step against TRL's    evolpo bench step
+  bench losses         time and memory of the losses,   evolpo bench losses
+                       speed of the segmenters
   bench experts        grouped experts against a loop   evolpo bench experts
   bench fp8            FP8 training against BF16        evolpo bench fp8
   bench frontend       the front-end reward on worse    evolpo bench frontend
@@ -67,8 +73,9 @@ def _train(config: Any) -> None:
 
 def _sft(config: Any) -> None:
     from evolpo.recipes.launch import launched
+    from evolpo.recipes.resume import effective_config
 
-    checked = _to_object(config)
+    checked = effective_config(config)
     if launched("sft"):
         return
     from evolpo.recipes.sft import sft
@@ -89,6 +96,43 @@ def _evaluate(config: Any) -> None:
     print(evaluation_run(checked))
 
 
+def _apexeval(config: Any) -> None:
+    from evolpo.recipes.apexeval import effective_apexeval_config
+    from evolpo.recipes.launch import launched
+
+    checked = effective_apexeval_config(config)
+    if launched("apexeval"):
+        return
+    from rich.console import Console
+
+    from evolpo.recipes.apexeval import apexeval
+    from evolpo.recipes.apexeval_rows import tables
+
+    run, rows = apexeval(checked)
+    console = Console(markup=False, highlight=False)
+    for table in tables(rows):
+        console.print(table)
+    print(run, rows[0].checkpoint, sep="\n")
+
+
+def _pipeline(config: Any) -> None:
+    from rich.console import Console
+
+    from evolpo.recipes.pipeline import closing_table, effective_pipeline, pipeline
+    from evolpo.recipes.pipeline_state import STATE
+
+    checked = effective_pipeline(config)
+    folder = pipeline(checked)
+    Console(markup=False, highlight=False).print(closing_table(folder, checked.stages))
+    print(folder / STATE)
+
+
+def _compare(config: Any) -> None:
+    from evolpo.recipes.compare import compare
+
+    compare(_to_object(config))
+
+
 def _model_path(config: Any) -> None:
     from evolpo.model import model_folder
 
@@ -99,6 +143,19 @@ def _bench_step(config: Any) -> None:
     from evolpo.recipes.bench import bench_step
 
     bench_step(_to_object(config))
+
+
+def _bench_losses(config: Any) -> None:
+    from rich.console import Console
+
+    from evolpo.recipes.bench_losses import bench_losses, tables
+
+    checked = _to_object(config)
+    report = bench_losses(checked)
+    console = Console(markup=False, highlight=False)
+    for table in tables(report):
+        console.print(table)
+    print(checked.output)
 
 
 def _bench_experts(config: Any) -> None:
@@ -144,9 +201,15 @@ def _bench_frontend(config: Any) -> None:
 
 
 def _merge(config: Any) -> None:
-    from evolpo.recipes.merge import merge_checkpoints
+    from evolpo.recipes.merge import closing_lines, merge_checkpoints
 
-    print(merge_checkpoints(_to_object(config)))
+    print(closing_lines(merge_checkpoints(_to_object(config))))
+
+
+def _pareto(config: Any) -> None:
+    from evolpo.recipes.pareto import pareto
+
+    print(pareto(_to_object(config)))
 
 
 def _plan(config: Any) -> None:
@@ -183,11 +246,16 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("train", "evolpo.recipes.config:TrainConfig", _train),
     "sft": Command("sft", "evolpo.recipes.config:SftConfig", _sft),
     "evaluate": Command("evaluate", "evolpo.recipes.config:EvaluateConfig", _evaluate),
+    "apexeval": Command("apexeval", "evolpo.recipes.apexeval:ApexEvalConfig", _apexeval),
+    "pipeline": Command("pipeline", "evolpo.recipes.pipeline:PipelineConfig", _pipeline),
+    "compare": Command("compare", "evolpo.recipes.compare_plan:CompareConfig", _compare),
     "model path": Command("model", "evolpo.recipes.config:ModelCommandConfig", _model_path),
     "score": Command("score", "evolpo.recipes.score:ScoreConfig", _score, positional=("use", "file")),
     "merge": Command("merge", "evolpo.recipes.merge:MergeConfig", _merge),
+    "pareto": Command("pareto", "evolpo.recipes.pareto:ParetoConfig", _pareto),
     "plan": Command("plan", "evolpo.recipes.plan:PlanConfig", _plan),
     "bench step": Command("bench_step", "evolpo.recipes.bench:BenchStepConfig", _bench_step),
+    "bench losses": Command("bench_losses", "evolpo.recipes.bench_losses:BenchLossesConfig", _bench_losses),
     "bench experts": Command("bench_experts", "evolpo.recipes.bench_experts:BenchExpertsConfig", _bench_experts),
     "bench frontend": Command("bench_frontend", "evolpo.recipes.bench_frontend:BenchFrontendConfig", _bench_frontend),
     "bench rewards": Command("bench_rewards", "evolpo.recipes.bench_rewards:BenchRewardsConfig", _bench_rewards),
@@ -214,8 +282,8 @@ def _expanded(argument: str, config_name: str) -> str:
     if argument == "--dry-run":
         return "dry_run=true"
     field, equals, value = argument.partition("=")
-    if field.startswith("options."):
-        return f"++{argument}"  # A reward's own options: the configuration knows none of them.
+    if field == "runs" or field.startswith(("options.", "runs.")):
+        return f"++{argument}"  # A reward's own options, the user's own methods: the configuration knows none of them.
     if field.lstrip("+") != "experiment" or not value:
         return argument
     return field + equals + ",".join(one if "/" in one else f"{config_name}/{one}" for one in value.split(","))
@@ -239,14 +307,33 @@ def one_line(error: Exception) -> str:
     return f"{key}: {' '.join(text.split())}"
 
 
-def run(arguments: list[str]) -> None:
-    """Run one command; raises what goes wrong."""
-    name, rest = split_command(arguments)
-    import hydra
+def composed(name: str, arguments: list[str]) -> Any:
+    """The configuration of another command as checked objects, composed inside a running command.
+
+    Raises:
+        HydraException, OmegaConfBaseException, InputError: a name or a value is wrong.
+    """
+    from hydra import compose
+
+    command = _registered(name)
+    return _to_object(compose(command.config, [_expanded(argument, command.config) for argument in arguments]))
+
+
+def _registered(name: str) -> Command:
+    """A command, its dataclass known to hydra."""
     from hydra.core.config_store import ConfigStore
 
     command = COMMANDS[name]
     ConfigStore.instance().store(name=f"{command.config}_schema", node=resolve_name(command.schema))
+    return command
+
+
+def run(arguments: list[str]) -> None:
+    """Run one command; raises what goes wrong."""
+    name, rest = split_command(arguments)
+    import hydra
+
+    command = _registered(name)
     rest = [_expanded(argument, command.config) for argument in _named(rest, command.positional)]
     sys.argv = [f"evolpo {name}", *rest]
     sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
@@ -291,7 +378,7 @@ def _mistakes_on_one_line() -> Iterator[None]:
     except RewardError as error:
         sys.exit(_fail(str(error), 1))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; evolpo train resume=RUN goes on from the last checkpoint", 130))
+        sys.exit(_fail("interrupted; evolpo train goes on with resume=RUN, evolpo compare by the same command", 130))
 
 
 def _fail(message: str, code: int) -> int:

@@ -57,9 +57,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
-        self.curriculum.check([source.difficulty for source in self.data.train], self.rollout.max_response_tokens)
         for name in ("steps", "prompts_per_step"):
             check_positive(name, getattr(self, name))
+        difficulties = [source.difficulty for source in self.data.train]
+        self.curriculum.check(difficulties, self.rollout.max_response_tokens, self.steps)
         if self.responses_per_prompt < 2:
             raise InputError(f"responses_per_prompt: {self.responses_per_prompt} is no group; give at least 2")
         if self.algorithm.optimizer_steps > self.prompts_per_step * self.responses_per_prompt:
@@ -108,12 +109,20 @@ class SftConfig:
     """Optimizer steps."""
     examples_per_step: int = 16
     """Examples in one optimizer step."""
+    resume: str = ""
+    """Folder of a run or of one of its checkpoints to go on from."""
+    evaluate_every: int = 0
+    """Steps between evaluations of the held-out loss; 0: after the last step only."""
     path: str = ""
     """JSONL file with `prompt`, `response` and, if wanted, `system`; empty: worked solutions of `data.train`."""
+    heldout_examples: int = 0
+    """Examples of `path` to hold out; worked solutions are held out with their problems (`data.heldout_size`)."""
     direct_share: float = 0.65
     """Generated examples in instant mode: share that answers at once; the rest reasons in sentences."""
     deep_share: float = 0.0
     """Generated examples: share in the deep mode, with think and answer markers."""
+    checked_share: float = 0.0
+    """Generated examples in instant mode that reason: share that checks every step."""
     mtp_weight: float = 0.1
     """Weight of the loss of multi-token prediction, in a model that has it."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -125,7 +134,12 @@ class SftConfig:
         """Check ranges."""
         check_positive("steps", self.steps)
         check_positive("examples_per_step", self.examples_per_step)
-        for name in ("direct_share", "deep_share"):
+        for name in ("evaluate_every", "heldout_examples"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)} is negative; give 0 or more")
+        if self.heldout_examples and not self.path:
+            raise InputError("heldout_examples: is for examples of `path`; without one set data.heldout_size")
+        for name in ("direct_share", "deep_share", "checked_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}: {getattr(self, name)} is no share; give 0 to 1")
 

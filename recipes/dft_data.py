@@ -1,8 +1,8 @@
 """Examples for decoupled fine-tuning (Ling 2.0 technical report, section 4.1): one model, two modes by system prompt.
 
-RL can only reinforce what is sampled. So the instant mode is taught as a mix: most of its responses give the answer
-at once, the others reason in sentences first. RL then finds that reasoning pays, and the depth of reasoning evolves.
-A start that always reasons leaves RL next to nothing to find on these sums.
+RL can only reinforce what is sampled. So the instant mode is taught as a mix of depths: some of its responses give the
+answer at once, others reason in sentences first, and some of these check every step. RL then finds which depth pays for
+which problem, and the depth of reasoning evolves. The deep mode always thinks its long chain: each step, and its check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evolpo.rollout.prompts import BOXED, INSTANT_MODE, Problem, user_message
 from evolpo.rollout.sources import column, read_jsonl
 
 DEEP_MODE = "detailed think on"
-Mode = Literal["direct", "sentences", "deep", "given"]
+Mode = Literal["direct", "sentences", "checked", "deep", "given"]
 
 _TERM = re.compile(r"-?\d+")
 
@@ -44,6 +44,7 @@ def dft_examples(
     direct_share: float = 0.65,
     deep_share: float = 0.0,
     instruction: str = BOXED,
+    checked_share: float = 0.0,
 ) -> list[Example]:
     """One example for each chain_sum problem, in the order of the problems, the modes mixed by `seed`.
 
@@ -53,21 +54,23 @@ def dft_examples(
         direct_share: share of the instant examples that answer at once; the others reason in sentences.
         deep_share: share of all examples that are in deep mode (`detailed think on`).
         instruction: appended to each problem; the same as `data.instruction` of the RL that follows.
+        checked_share: share of the reasoned instant examples that check every step.
 
     Raises:
         InputError: a problem is no chain_sum, or its answer is not the value of its expression.
         ValueError: a share is outside 0 to 1.
     """
-    if not (0 <= direct_share <= 1 and 0 <= deep_share <= 1):
-        raise ValueError(f"shares lie between 0 and 1, not direct_share={direct_share}, deep_share={deep_share}")
+    shares = {"direct_share": direct_share, "deep_share": deep_share, "checked_share": checked_share}
+    if not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError(f"shares lie between 0 and 1, not {shares}")
     deep = round(deep_share * len(problems))
     direct = round(direct_share * (len(problems) - deep))
+    checked = round(checked_share * (len(problems) - deep - direct))
+    counts: dict[Mode, int] = {"deep": deep, "direct": direct, "checked": checked}
+    counts["sentences"] = len(problems) - sum(counts.values())
+    modes = [mode for mode, count in counts.items() for _ in range(count)]
     order = np.random.default_rng(seed).permutation(len(problems))
-    examples = []
-    for problem, place in zip(problems, order, strict=True):
-        mode: Mode = "deep" if place < deep else "direct" if place < deep + direct else "sentences"
-        examples.append(_example(problem, mode, instruction))
-    return examples
+    return [_example(problem, modes[place], instruction) for problem, place in zip(problems, order, strict=True)]
 
 
 def read_examples(path: str) -> list[Example]:
@@ -92,23 +95,26 @@ def read_examples(path: str) -> list[Example]:
 def _example(problem: Problem, mode: Mode, instruction: str) -> Example:
     terms = _parse_terms(problem)
     answer = f"The answer is \\boxed{{{sum(terms)}}}."
-    steps = _running_sums(terms)
+    steps = "" if mode == "direct" else _running_sums(terms, checked=mode in ("checked", "deep"))
     system = INSTANT_MODE
     if mode == "deep":
         system, response = DEEP_MODE, f"<think> {steps or answer} </think> <answer> {answer} </answer>"
-    elif mode == "sentences" and steps:
-        response = f"{steps} {answer}"
     else:
-        response = answer
+        response = f"{steps} {answer}".lstrip()
     return Example(system, user_message(problem.text, instruction), response, mode)
 
 
-def _running_sums(terms: Sequence[int]) -> str:
-    """A sentence a step, e.g. `12 + 45 = 57. 57 - 33 = 24.` for (12, 45, -33); empty for a single term."""
+def _running_sums(terms: Sequence[int], checked: bool) -> str:
+    """A sentence a step, e.g. `12 + 45 = 57. 57 - 33 = 24.` for (12, 45, -33); empty for a single term.
+
+    Checked, each is followed by its reverse: `12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57.`
+    """
     sentences, total = [], terms[0]
     for term in terms[1:]:
-        sign = "-" if term < 0 else "+"
+        sign, reverse = ("-", "+") if term < 0 else ("+", "-")
         sentences.append(f"{total} {sign} {abs(term)} = {total + term}.")
+        if checked:
+            sentences.append(f"{total + term} {reverse} {abs(term)} = {total}.")
         total += term
     return " ".join(sentences)
 

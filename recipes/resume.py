@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from evolpo import InputError
-from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.run import CONFIG
 from evolpo.rl.checkpoint import find_checkpoint
 
 
-def effective_config(config: Any) -> TrainConfig:
-    """The configuration as objects, checked.
+def effective_config(config: Any) -> Any:
+    """The composed configuration of a command that can resume, as checked objects of its dataclass.
 
     With `resume=PATH` it is that of the run, changed only by fields given on the command line (such as `steps=200`).
+
+    Raises:
+        InputError: `resume` is no run of this command, or a field is wrong.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     if not config.resume:
-        result: Any = OmegaConf.to_object(config)
-        assert isinstance(result, TrainConfig)
-        return result
+        return OmegaConf.to_object(config)
     run, _ = find_checkpoint(config.resume)
-    if not (run / CONFIG).is_file():
-        raise InputError(f"resume: {run} has no {CONFIG}; give the folder of a run")
     given = [one for one in HydraConfig.get().overrides.task if not _chooses_group(one, config)]
-    base = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / CONFIG))
-    result = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.from_dotlist(given)))
-    assert isinstance(result, TrainConfig)
-    return result
+    base = saved_config(run, OmegaConf.get_type(config), "resume")
+    return OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.from_dotlist(given)))
+
+
+def saved_config(run: Path, schema: Any, name: str) -> Any:
+    """The configuration that a run was started with, as an OmegaConf node.
+
+    Args:
+        run: folder of the run.
+        schema: the dataclass of its command.
+        name: field that names the run, for messages.
+
+    Raises:
+        InputError: the folder has none, or one of another command.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{name}: {run} has no {CONFIG}; give the folder of a run")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(run / CONFIG))
+    except OmegaConfBaseException as error:
+        command = schema.__name__.removesuffix("Config").lower()
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{name}: {run} is no run of evolpo {command} ({problem}); give one of those") from None
 
 
 def _chooses_group(override: str, config: Any) -> bool:

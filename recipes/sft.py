@@ -1,14 +1,20 @@
 """Supervised fine-tuning on responses; on worked solutions in two modes it is decoupled fine-tuning (DFT).
 
 The trainer is that of reinforcement learning, with another loss: the mean negative log-probability of the response.
+Examples lie one behind the other in a line of tokens, without padding; none sees another (`evolpo.rl.batching`).
 Source of DFT: Ling 2.0 report (arXiv 2510.22115) section 4.1.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +26,13 @@ from evolpo.model import model_folder
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
 from evolpo.recipes.run import new_run_folder, write_config
+from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.metrics import MetricsWriter, Progress
 from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
-from evolpo.rollout.prompts import chat_tokens, split_heldout
+from evolpo.rollout.prompts import Problem, chat_tokens, split_heldout
+from evolpo.rollout.sources import normalise
 
 
 class NegativeLogLikelihood:
@@ -52,49 +60,180 @@ class NegativeLogLikelihood:
 
 def sft(config: SftConfig) -> Path:
     """Run `evolpo sft` and return the folder of the model; every rank calls it."""
-    with Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
         progress.note("loading data")
-        examples = load_examples(config)
-        rank, world = init_distributed()
-        if config.examples_per_step % world:
-            raise InputError(f"examples_per_step: {config.examples_per_step} cannot be shared by {world} ranks")
+        examples, heldout = load_examples(config)
+        progress.note(f"{len(examples)} examples to train on, {len(heldout)} held out")
+        run, start, trainer = _begin(config, examples, progress)
+        rows = [encode_example(example, trainer.tokenizer) for example in examples]
+        heldout_rows = [encode_example(example, trainer.tokenizer) for example in heldout]
+        resumed = start if config.resume else None
+        writer = stack.enter_context(MetricsWriter(run, config.logger, resumed)) if trainer.rank == 0 else None
+        for step in range(start, config.steps):
+            progress.phase("training")
+            done = step + 1
+            metrics = _train_step(trainer, rows, config, step)
+            if heldout and _due(done, config.steps, config.evaluate_every):
+                progress.phase("evaluating")
+                found = trainer.logprobs(heldout_rows, range(trainer.rank, len(heldout_rows), trainer.world))
+                everything = {index: values for part in trainer.gather(found) for index, values in part.items()}
+                metrics |= heldout_losses(everything, heldout)
+            # Logged first: what a run that dies in between has logged too much is dropped when it resumes.
+            if writer is not None:
+                writer.log(done, metrics)
+            progress.step(done, metrics)
+            if _due(done, config.steps, config.trainer.save_every):
+                _save(trainer, config, run, done, examples)
+        return _write_model(trainer, run)
+
+
+def _begin(config: SftConfig, examples: Sequence[Example], progress: Progress) -> tuple[Path, int, Trainer]:
+    """Folder of the run, finished steps and trainer, from the start or from a checkpoint."""
+    start = updates = 0
+    if config.resume:
+        run, checkpoint = find_checkpoint(config.resume)
+        state, model = read_state(checkpoint), str(checkpoint)
+        _check_same(state["made_of"], _made_of(config, examples))
+        start, updates = state["step"], state["updates"]
+    rank, world = init_distributed()
+    if config.examples_per_step % world:
+        raise InputError(
+            f"examples_per_step: {config.examples_per_step} cannot be shared by {world} ranks; "
+            f"give a multiple of {world}"
+        )
+    if not config.resume:
+        model = model_folder(config.model)
         run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
         if rank == 0:
             write_config(run, config)
-        path = model_folder(config.model)
-        progress.note(f"{len(examples)} examples; loading the model from {path}")
-        trainer = Trainer(path, config.trainer, total_updates=config.steps, mtp_weight=config.mtp_weight)
-        rows = [encode_example(example, trainer.tokenizer) for example in examples]
-        writer = MetricsWriter(run, config.logger) if rank == 0 else None
-        for step in range(config.steps):
-            start = time.perf_counter()
-            chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[rank::world]
-            batch = Batch(tuple(_numbered(rows[i], number) for number, i in enumerate(chosen)))
-            metrics = trainer.update(batch, NegativeLogLikelihood()).metrics
-            kept = ("loss", "grad_norm", "lr", "train/tokens", "experts/", "fp8/")
-            metrics = {name: value for name, value in metrics.items() if name.startswith(kept)}
-            metrics["seconds/step"] = time.perf_counter() - start
-            metrics["tokens_per_s"] = metrics["train/tokens"] / metrics["seconds/step"]
-            if writer is not None:
-                writer.log(step + 1, metrics)
-            progress.step(step + 1, metrics)
-        folder = run / "model"
+    progress.note(f"run {run}")
+    progress.note(f"loading the model from {model}")
+    trainer = Trainer(model, config.trainer, total_updates=config.steps, mtp_weight=config.mtp_weight)
+    if config.resume:
+        trainer.load_optimizer(Path(model))
+        trainer.updates = updates
+    return run, start, trainer
+
+
+def _train_step(trainer: Trainer, rows: Sequence[Row], config: SftConfig, step: int) -> dict[str, float]:
+    """One optimizer step on this rank's share of the examples of a step; returns its metrics."""
+    start = time.perf_counter()
+    chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[trainer.rank :: trainer.world]
+    batch = Batch(tuple(replace(rows[i], group=number) for number, i in enumerate(chosen)))
+    kept = ("loss", "grad_norm", "lr", "train/", "experts/", "fp8/")
+    found = trainer.update(batch, NegativeLogLikelihood()).metrics
+    metrics = {name: value for name, value in found.items() if name.startswith(kept)}
+    metrics["seconds/step"] = time.perf_counter() - start
+    metrics["tokens_per_s"] = metrics["train/tokens"] / metrics["seconds/step"]
+    return metrics
+
+
+def _due(done: int, steps: int, every: int) -> bool:
+    """Whether something that is done `every` so many steps, and after the last, is done now."""
+    return done == steps or (every > 0 and done % every == 0)
+
+
+def heldout_losses(logprobs: Mapping[int, Sequence[float]], examples: Sequence[Example]) -> dict[str, float]:
+    """Held-out loss: the mean negative log-probability of the response tokens, in nats a token.
+
+    It is the loss that is trained on, without that of multi-token prediction.
+
+    Args:
+        logprobs: of the response tokens of each example, by its index; one or more for each example.
+        examples: at least one.
+
+    Returns:
+        `eval/loss` over all tokens, and `eval/MODE/loss` where there are several modes.
+    """
+    modes = sorted({example.mode for example in examples})
+    parts = {"eval/loss": range(len(examples))} | {
+        f"eval/{mode}/loss": [i for i, example in enumerate(examples) if example.mode == mode]
+        for mode in (modes if len(modes) > 1 else [])
+    }
+    values = {name: [x for i in indices for x in logprobs[i]] for name, indices in parts.items()}
+    return {name: -fsum(found) / len(found) for name, found in values.items()}
+
+
+def _save(trainer: Trainer, config: SftConfig, run: Path, step: int, examples: Sequence[Example]) -> None:
+    state = {
+        "step": step,
+        "updates": trainer.updates,
+        "world": trainer.world,
+        "zero_stage": config.trainer.zero_stage,
+        "made_of": _made_of(config, examples),
+    }
+
+    def write_files(folder: Path) -> None:
         trainer.save_model(folder)
-        if writer is not None:
-            writer.close()
-        trainer.barrier()
-        return folder
+        trainer.save_optimizer(folder)
+
+    keep = config.trainer.keep_checkpoints
+    write_checkpoint(run, step, state, write_files, keep, rank=trainer.rank, barrier=trainer.barrier)
 
 
-def load_examples(config: SftConfig) -> list[Example]:
-    """The examples of a file, or worked solutions of the training problems (never of held-out ones)."""
+def _made_of(config: SftConfig, examples: Sequence[Example]) -> dict[str, Any]:
+    """All that decides which examples a step has: while it is the same, the step is the place in the data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.system}\0{example.prompt}\0{example.response}\0".encode())
+    return {"seed": config.seed, "examples_per_step": config.examples_per_step, "examples": digest.hexdigest()}
+
+
+def _check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = [name for name in now if now[name] != saved[name]]
+    if differing:
+        raise InputError(
+            f"resume: the checkpoint was made with other {', '.join(differing)}; resume as the run was configured "
+            "(steps= too: it decides how many worked solutions are made) or start a new run"
+        )
+
+
+def _write_model(trainer: Trainer, run: Path) -> Path:
+    """Write the model as `RUN/model`, whole or not at all, and return that folder."""
+    folder, scratch = run / "model", run / ".model.partial"
+    if trainer.rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+    trainer.save_model(scratch)
+    if trainer.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    trainer.barrier()
+    return folder
+
+
+def load_examples(config: SftConfig) -> tuple[list[Example], list[Example]]:
+    """Examples as (train, held out), which share no prompt: of a file, or worked solutions of the problems.
+
+    The split depends on `data.seed`, or the run's where it is empty, so that runs are judged by the same examples.
+
+    Raises:
+        InputError: the file or a source is unusable, or the split leaves nothing to train on.
+    """
+    seed = config.seed if config.data.seed is None else config.data.seed
     if config.path:
-        return read_examples(config.path)
-    problems, _ = split_heldout(config.data, config.seed)
+        return _draw_heldout(read_examples(config.path), config.heldout_examples, seed)
+    problems, heldout = split_heldout(config.data, config.seed)
     order = np.random.default_rng([config.seed, 1]).permutation(len(problems))
     wanted = min(len(problems), config.steps * config.examples_per_step)
     chosen = [problems[i] for i in order[:wanted]]
-    return dft_examples(chosen, config.seed, config.direct_share, config.deep_share, config.data.instruction)
+    return _worked(chosen, config, config.seed), _worked(heldout, config, seed)
+
+
+def _worked(problems: Sequence[Problem], config: SftConfig, seed: int) -> list[Example]:
+    shares = (config.direct_share, config.deep_share)
+    return dft_examples(problems, seed, *shares, config.data.instruction, config.checked_share)
+
+
+def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """Take `size` examples out by seed; others with a prompt of theirs are not trained on either."""
+    order = np.random.default_rng([seed, 3]).permutation(len(examples))
+    heldout = [examples[i] for i in sorted(order[:size])]
+    reserved = {normalise(example.prompt) for example in heldout}
+    kept = [example for example in examples if normalise(example.prompt) not in reserved]
+    if not kept:
+        raise InputError(f"heldout_examples: {size} of {len(examples)} leaves none to train on; lower it")
+    return kept, heldout
 
 
 def encode_example(example: Example, tokenizer: Any) -> Row:
@@ -110,7 +249,3 @@ def _batch(size: int, wanted: int, step: int, seed: int) -> Sequence[int]:
     positions = range(step * wanted, (step + 1) * wanted)
     orders = {p // size: np.random.default_rng([seed, 2, p // size]).permutation(size) for p in positions}
     return [int(orders[p // size][p % size]) for p in positions]
-
-
-def _numbered(row: Row, number: int) -> Row:
-    return Row(number, row.prompt_ids, row.response_ids, row.units, row.advantage, row.rollout_logprobs)

@@ -15,6 +15,7 @@ import numpy as np
 
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.context import check_context
 from evolpo.recipes.evaluate import (
     evaluate,
     evaluation_metrics,
@@ -34,7 +35,7 @@ from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.curriculum import Curriculum, passed
 from evolpo.rl.data import Group, Prompt
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable
+from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable, replacing
 from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
 from evolpo.rollout.prompts import PromptStream, encode_problems, split_heldout
@@ -74,10 +75,16 @@ class Parts:
     """Unix time at which the run began, less the time it lay interrupted."""
 
 
-def train(config: TrainConfig) -> Path:
-    """Run `evolpo train` and return the folder of the run; every rank calls it."""
+def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | None = None) -> Path:
+    """Run `evolpo train` and return the folder of the run; every rank calls it.
+
+    Args:
+        config: all that decides the result.
+        engine: a running engine of the same model and lengths to use again; None starts one.
+        run: the folder of a new run; None makes `output_dir/name/TIME`.
+    """
     with ExitStack() as stack:
-        parts = _assemble(config, stack)
+        parts = _assemble(config, stack, engine, run)
         trainer, engine, stream = parts.trainer, parts.engine, parts.stream
         resumed = parts.start if config.resume else None
         writer = stack.enter_context(MetricsWriter(parts.run, config.logger, resumed)) if trainer.rank == 0 else None
@@ -116,8 +123,8 @@ def train(config: TrainConfig) -> Path:
         return parts.run
 
 
-def _assemble(config: TrainConfig, stack: ExitStack) -> Parts:
-    """Load data, rewards, trainer and engine, from the start or from a checkpoint."""
+def _assemble(config: TrainConfig, stack: ExitStack, engine: RolloutEngine | None, run: Path | None) -> Parts:
+    """Load data, rewards, trainer and, if there is none yet, engine, from the start or from a checkpoint."""
     began = time.time()
     progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
     progress.note("loading data and rewards")
@@ -128,13 +135,14 @@ def _assemble(config: TrainConfig, stack: ExitStack) -> Parts:
     rank, world = init_distributed()
     config.check_ranks(world)
     model = base = model_folder(config.model)
+    check_context(base, config.data, config.rollout)
     start = updates = 0
     if config.resume:
         run, checkpoint = find_checkpoint(config.resume)
         state = read_state(checkpoint)
         start, updates, model, began = state["step"], state["updates"], str(checkpoint), began - state["seconds"]
     else:
-        run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
+        run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
         if rank == 0:
             write_config(run, config)
     progress.note(f"run {run}")
@@ -157,13 +165,21 @@ def _assemble(config: TrainConfig, stack: ExitStack) -> Parts:
         stream.load_state_dict(state["prompts"])
         curriculum.load_state_dict(state["curriculum"])
     heldout = [prompt for _, prompt in encode_problems(heldout_problems, trainer.tokenizer, config.data)]
-    progress.note(f"{len(stream)} prompts to train on, {len(heldout)} held out; starting vLLM")
-    engine = _start_engine(config, model)
+    progress.note(f"{len(stream)} prompts to train on, {len(heldout)} held out")
+    if engine is None:
+        progress.note("starting vLLM")
+        engine = start_engine(config, model)
     engine.update_weights(trainer.named_weights(), version=start)
     return Parts(config, run, start, stream, curriculum, heldout, rewards, trainer, engine, progress, began)
 
 
-def _start_engine(config: TrainConfig, model: str) -> RolloutEngine:
+def start_engine(config: TrainConfig, model: str) -> RolloutEngine:
+    """Start vLLM; a process can do so once in its life. Call `init_distributed` before.
+
+    Args:
+        config: memory, precision and lengths.
+        model: folder in Hugging Face layout.
+    """
     from evolpo.rollout.vllm_engine import VllmEngine
 
     longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
@@ -233,6 +249,19 @@ def _step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int)
             "units/tokens_mean": sum(lengths) / sum(counts),
             "tokens_per_s": sum(lengths) * world / seconds,
         }
+    return metrics | _level_metrics(groups)
+
+
+def _level_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean tokens and share of right responses by difficulty; levels without a response are left out."""
+    metrics = {}
+    for level in sorted({group.prompt.difficulty for group in groups} - {""}):
+        part = [group for group in groups if group.prompt.difficulty == level]
+        lengths = [len(response.token_ids) for group in part for response in group.responses]
+        metrics[f"response/{level}/tokens_mean"] = float(np.mean(lengths))
+        right, judged = passed(part)
+        if judged:
+            metrics[f"accuracy/{level}"] = right / judged
     return metrics
 
 
@@ -307,4 +336,5 @@ def _write_summary(parts: Parts) -> None:
             "tokens_before": float(np.mean([one.tokens for one in before])),
             "tokens_after": float(np.mean([one.tokens for one in after])),
         }
-    (parts.run / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    with replacing(parts.run / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")

@@ -28,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "model path", "bench step"])
+@pytest.mark.parametrize("command", ["train", "sft", "evaluate", "compare", "model path", "bench step"])
 def test_help_and_configuration(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0
@@ -81,6 +81,10 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train prompts_per_step=3 processes=2", ["prompts_per_step", "multiple of 2"]),
         ("train trainer.tokens_per_micro_batch=100", ["trainer.tokens_per_micro_batch", "at least"]),
         ("train algorithm.optimizer_steps=100", ["algorithm.optimizer_steps", "64"]),
+        (
+            "train model=ling_nano rollout.max_response_tokens=2000 trainer.tokens_per_micro_batch=9000",
+            ["rollout.max_response_tokens: 2000", "data.max_prompt_tokens=128", "2048"],
+        ),
         ("train trainer.zero_stage=4", ["trainer.zero_stage", "0, 1, 2, 3"]),
         ("train rewards.components.0.use=kindness", ["rewards.components[0].use", "kindness", "reasoning_gym"]),
         ("train rewards.components.0.use=nowhere:f", ["rewards.components[0].use", "nowhere"]),
@@ -95,6 +99,12 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train resume={folder}", ["resume", "no checkpoint"]),
         ("train evaluation.pass_at=[2]", ["evaluation.pass_at", "evaluation.samples"]),
         ("sft direct_share=2", ["direct_share"]),
+        ("apexeval", ["checkpoints", "run=FOLDER"]),
+        ("apexeval run={folder}", ["run", "holds no checkpoint"]),
+        ("apexeval checkpoints=[{folder}/empty_model]", ["checkpoints", "no model folder", "config.json"]),
+        ("apexeval run=a evaluation.pass_at=[32]", ["evaluation.pass_at", "evaluation.samples"]),
+        ("apexeval resume={folder}", ["resume", "config.yaml"]),
+        ("apexeval resume={folder} seed=1", ["resume", "leave out seed=1"]),
     ],
 )
 def test_a_mistake_is_one_line(

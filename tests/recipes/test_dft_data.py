@@ -26,7 +26,7 @@ def only(problem: Problem, **shares) -> Example:
     return dft_examples([problem], seed=0, **shares)[0]
 
 
-def test_the_three_modes_word_for_word():
+def test_the_modes_word_for_word():
     prompt = PROBLEM.text + "\nPut the final answer in \\boxed{}."
     assert only(PROBLEM, direct_share=1.0) == Example(
         "detailed think off", prompt, "The answer is \\boxed{24}.", "direct"
@@ -37,8 +37,15 @@ def test_the_three_modes_word_for_word():
     assert only(PROBLEM, deep_share=1.0) == Example(
         "detailed think on",
         prompt,
-        "<think> 12 + 45 = 57. 57 - 33 = 24. </think> <answer> The answer is \\boxed{24}. </answer>",
+        "<think> 12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57. </think> "
+        "<answer> The answer is \\boxed{24}. </answer>",
         "deep",
+    )
+    assert only(PROBLEM, direct_share=0.0, checked_share=1.0) == Example(
+        "detailed think off",
+        prompt,
+        "12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57. The answer is \\boxed{24}.",
+        "checked",
     )
     assert only(PROBLEM, instruction="").prompt == PROBLEM.text
 
@@ -77,7 +84,9 @@ def test_modes_keep_their_shares_and_follow_the_seed():
     assert examples == dft_examples(problems, seed=1, deep_share=0.2)
     assert examples != dft_examples(problems, seed=2, deep_share=0.2)
     assert Counter(e.mode for e in dft_examples(problems, seed=1)) == {"direct": 65, "sentences": 35}
-    with pytest.raises(ValueError, match=r"direct_share=1\.5"):
+    checked = Counter(e.mode for e in dft_examples(problems, seed=1, deep_share=0.2, checked_share=0.5))
+    assert checked == {"deep": 20, "direct": 52, "sentences": 14, "checked": 14}
+    with pytest.raises(ValueError, match=r"direct_share': 1\.5"):
         dft_examples(problems, seed=1, direct_share=1.5)
 
 

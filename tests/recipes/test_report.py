@@ -302,3 +302,66 @@ def test_ratios_are_marked_by_their_distance_from_one(tmp_path):
     assert [a["class"] for a in units] == ["s", "s odd"] * 3
     assert units[1]["title"] == "sentence 2: 2 tokens, ratio 1.0200"
     assert units[5]["title"] == "sentence 6: 2 tokens"
+
+
+CURRICULUM = """\
+data: {train: [{difficulty: low}, {difficulty: high}]}
+rollout: {max_response_tokens: 64}
+curriculum:
+  stages:
+    - {name: "shallow $_", mix: {high: 1.0, low: 3.0}, alpha: {low: 0.5}, max_response_tokens: 32, steps: 4}
+    - {name: "", mix: {}, alpha: {high: 0.05, low: 0.5}, max_response_tokens: 0, pass_rate: 0.9, window: 5, steps: 0}
+    - {name: deep, mix: {}, alpha: {}, max_response_tokens: 0, pass_rate: 0.0, window: 5, steps: 0}
+"""
+LEVEL_KEYS = ("eval/{}/accuracy", "eval/{}/tokens_mean", "accuracy/{}", "response/{}/tokens_mean")
+
+
+def curriculum_run(run: Path, config: str = CURRICULUM) -> Page:
+    rows: list[dict[str, float]] = [{"step": 0, "time": 0.0}]
+    for step in range(1, 11):
+        row = {"step": step, "time": 0.0, "curriculum/passed": 0.5, "reward/length/mean": 0.1}
+        row["curriculum/stage"] = 1.0 if step <= 4 else 2.0
+        row |= {key.format(level): step / 10 for key in LEVEL_KEYS for level in ("low", "high")}
+        rows.append(row)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.yaml").write_text(config)
+    return Page(write_report(run))
+
+
+def test_a_curriculum_has_charts_with_its_stages(tmp_path):
+    page = curriculum_run(tmp_path)
+    titles = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
+    assert titles == [
+        "Reward",
+        *("Pass rate", "Held-out accuracy", "Held-out length", "Training accuracy", "Training length"),
+        "Length reward",
+    ]
+    assert page.text.count("low 100.0%high 100.0%") == 2  # the order is that of the data
+    charts = page.text.split("Stages")[0]
+    assert charts.count("shallow $_") == 1
+    assert charts.count("stage 2") == 1
+    assert "deep" not in charts  # never reached
+
+
+def test_the_stages_are_described(tmp_path):
+    text = curriculum_run(tmp_path).text
+    stages = text.split("Stages")[1].split("Accuracy by difficulty")[0]
+    for part in (
+        "shallow $_1 to 432 tokensafter 4 stepslow 75%, high 25%low 0.5",
+        "stage 25 to 1064 tokensat 90% over 5 stepsweights of the datalow 0.5, high 0.05",
+        "deepnot reached64 tokenswith the runweights of the datathe reward's own",
+    ):
+        assert part in stages
+
+
+def test_without_a_curriculum_there_is_nothing_of_it(finished):
+    assert "Stages" not in finished.text
+    assert "Pass rate" not in finished.text
+
+
+def test_a_curriculum_whose_configuration_is_lost_still_has_charts(tmp_path):
+    page = curriculum_run(tmp_path, config="")
+    assert "Pass rate" in page.text
+    assert "stage 2" in page.text
+    assert "Stages" not in page.text

@@ -1,0 +1,41 @@
+"""Prompt and response must fit into the model's context."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evolpo import InputError
+from evolpo.rollout.engine import RolloutConfig
+from evolpo.rollout.prompts import DataConfig
+
+STRETCHED = ("linear", "dynamic")
+"""Kinds of rotary scaling that multiply the context; others, such as yarn, have it in `max_position_embeddings`."""
+
+
+def context_tokens(model: str) -> int | None:
+    """Tokens of the longest prompt with its response, by the `config.json` of a model; None where it does not say.
+
+    Args:
+        model: folder in Hugging Face layout, or hub name: of a model that is not on disk nothing is known.
+    """
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        return None
+    config = json.loads(file.read_text())
+    tokens = config.get("max_position_embeddings")
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor = scaling.get("factor") or 1 if scaling.get("rope_type", scaling.get("type")) in STRETCHED else 1
+    return None if tokens is None else int(tokens * factor)
+
+
+def check_context(model: str, data: DataConfig, rollout: RolloutConfig) -> None:
+    """Raise InputError if the longest prompt and the longest response together exceed the model's context."""
+    context = context_tokens(model)
+    longest = data.max_prompt_tokens + rollout.max_response_tokens
+    if context is not None and longest > context:
+        raise InputError(
+            f"rollout.max_response_tokens: {rollout.max_response_tokens} and data.max_prompt_tokens="
+            f"{data.max_prompt_tokens} are {longest} tokens, more than the {context} of the context of {model}; "
+            f"lower one of the two"
+        )
