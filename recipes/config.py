@@ -122,7 +122,7 @@ class SftConfig:
     deep_share: float = 0.0
     """Generated examples: share in the deep mode, with think and answer markers."""
     checked_share: float = 0.0
-    """Generated examples in instant mode that reason: share that checks every step."""
+    """Generated examples in instant mode that reason: share of their steps that are followed by a check."""
     mtp_weight: float = 0.1
     """Weight of the loss of multi-token prediction, in a model that has it."""
     model: ModelConfig = field(default_factory=ModelConfig)

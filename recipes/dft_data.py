@@ -1,8 +1,8 @@
 """Examples for decoupled fine-tuning (Ling 2.0 technical report, section 4.1): one model, two modes by system prompt.
 
 RL can only reinforce what is sampled. So the instant mode is taught as a mix of depths: some of its responses give the
-answer at once, others reason in sentences first, and some of these check every step. RL then finds which depth pays for
-which problem, and the depth of reasoning evolves. The deep mode always thinks its long chain: each step, and its check.
+answer at once, others reason in sentences first, and check some of the steps. RL then finds which depth pays for which
+problem, and the depth of reasoning evolves. The deep mode always thinks its long chain: every step, and its check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evolpo.rollout.prompts import BOXED, INSTANT_MODE, Problem, user_message
 from evolpo.rollout.sources import column, read_jsonl
 
 DEEP_MODE = "detailed think on"
-Mode = Literal["direct", "sentences", "checked", "deep", "given"]
+Mode = Literal["direct", "sentences", "deep", "given"]
 
 _TERM = re.compile(r"-?\d+")
 
@@ -54,7 +54,7 @@ def dft_examples(
         direct_share: share of the instant examples that answer at once; the others reason in sentences.
         deep_share: share of all examples that are in deep mode (`detailed think on`).
         instruction: appended to each problem; the same as `data.instruction` of the RL that follows.
-        checked_share: share of the reasoned instant examples that check every step.
+        checked_share: share of the steps of reasoned instant examples that are followed by their check.
 
     Raises:
         InputError: a problem is no chain_sum, or its answer is not the value of its expression.
@@ -65,12 +65,21 @@ def dft_examples(
         raise ValueError(f"shares lie between 0 and 1, not {shares}")
     deep = round(deep_share * len(problems))
     direct = round(direct_share * (len(problems) - deep))
-    checked = round(checked_share * (len(problems) - deep - direct))
-    counts: dict[Mode, int] = {"deep": deep, "direct": direct, "checked": checked}
-    counts["sentences"] = len(problems) - sum(counts.values())
-    modes = [mode for mode, count in counts.items() for _ in range(count)]
     order = np.random.default_rng(seed).permutation(len(problems))
-    return [_example(problem, modes[place], instruction) for problem, place in zip(problems, order, strict=True)]
+    checks = np.random.default_rng([seed, 3])
+    examples = []
+    for problem, place in zip(problems, order, strict=True):
+        terms = _parse_terms(problem)
+        if place < deep:
+            mode: Mode = "deep"
+            steps = _running_sums(terms, [True] * len(terms))
+        elif place < deep + direct:
+            mode, steps = "direct", ""
+        else:
+            mode = "sentences"
+            steps = _running_sums(terms, (checks.random(len(terms)) < checked_share).tolist())
+        examples.append(_example(problem, mode, steps, sum(terms), instruction))
+    return examples
 
 
 def read_examples(path: str) -> list[Example]:
@@ -92,28 +101,28 @@ def read_examples(path: str) -> list[Example]:
     return examples
 
 
-def _example(problem: Problem, mode: Mode, instruction: str) -> Example:
-    terms = _parse_terms(problem)
-    answer = f"The answer is \\boxed{{{sum(terms)}}}."
-    steps = "" if mode == "direct" else _running_sums(terms, checked=mode in ("checked", "deep"))
-    system = INSTANT_MODE
+def _example(problem: Problem, mode: Mode, steps: str, total: int, instruction: str) -> Example:
+    answer = f"The answer is \\boxed{{{total}}}."
+    system, response = INSTANT_MODE, f"{steps} {answer}".lstrip()
     if mode == "deep":
         system, response = DEEP_MODE, f"<think> {steps or answer} </think> <answer> {answer} </answer>"
-    else:
-        response = f"{steps} {answer}".lstrip()
     return Example(system, user_message(problem.text, instruction), response, mode)
 
 
-def _running_sums(terms: Sequence[int], checked: bool) -> str:
+def _running_sums(terms: Sequence[int], checked: Sequence[bool]) -> str:
     """A sentence a step, e.g. `12 + 45 = 57. 57 - 33 = 24.` for (12, 45, -33); empty for a single term.
 
-    Checked, each is followed by its reverse: `12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57.`
+    A step that is checked is followed by its reverse: `12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57.`
+
+    Args:
+        terms: signed terms.
+        checked: for each term whether the step that ends with it is checked; the first has none.
     """
     sentences, total = [], terms[0]
-    for term in terms[1:]:
+    for term, check in zip(terms[1:], checked[1:], strict=True):
         sign, reverse = ("-", "+") if term < 0 else ("+", "-")
         sentences.append(f"{total} {sign} {abs(term)} = {total + term}.")
-        if checked:
+        if check:
             sentences.append(f"{total + term} {reverse} {abs(term)} = {total}.")
         total += term
     return " ".join(sentences)

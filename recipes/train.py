@@ -217,8 +217,8 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
         missing = int(trainer.max_over_ranks(wanted - len(groups)))
         if missing <= 0:
             break
+    metrics["accuracy"] = rate = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
     if config.curriculum.stages:
-        rate = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
         metrics |= {"curriculum/stage": parts.curriculum.number + 1.0, "curriculum/passed": rate}
         if parts.curriculum.advance(rate):
             parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")

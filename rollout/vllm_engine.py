@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,16 @@ def set_environment(threads: int) -> None:
         os.environ.setdefault(name, value)
 
 
+def hide_llvmlite() -> None:
+    """Let vLLM's CPU build start beside numba, which whoever draws or computes intervals may have imported.
+
+    vLLM reads the `__dict__` of all that loaded modules hold; llvmlite's handle of its library takes that for the name
+    of a C function and answers with one, which is no dictionary.
+    """
+    if ffi := sys.modules.get("llvmlite.binding.ffi"):
+        ffi.lib._fntab.setdefault("__dict__", {})
+
+
 class VllmEngine:
     """A `RolloutEngine` that runs vLLM in this process, one engine a rank."""
 
@@ -55,6 +66,7 @@ class VllmEngine:
             seed: of sampling without a seed of its own.
         """
         set_environment(torch.get_num_threads())
+        hide_llvmlite()
         from vllm import LLM
 
         beside_trainer = torch.distributed.is_initialized() and "RANK" in os.environ

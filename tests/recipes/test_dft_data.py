@@ -45,7 +45,7 @@ def test_the_modes_word_for_word():
         "detailed think off",
         prompt,
         "12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57. The answer is \\boxed{24}.",
-        "checked",
+        "sentences",
     )
     assert only(PROBLEM, instruction="").prompt == PROBLEM.text
 
@@ -84,10 +84,20 @@ def test_modes_keep_their_shares_and_follow_the_seed():
     assert examples == dft_examples(problems, seed=1, deep_share=0.2)
     assert examples != dft_examples(problems, seed=2, deep_share=0.2)
     assert Counter(e.mode for e in dft_examples(problems, seed=1)) == {"direct": 65, "sentences": 35}
-    checked = Counter(e.mode for e in dft_examples(problems, seed=1, deep_share=0.2, checked_share=0.5))
-    assert checked == {"deep": 20, "direct": 52, "sentences": 14, "checked": 14}
     with pytest.raises(ValueError, match=r"direct_share': 1\.5"):
         dft_examples(problems, seed=1, direct_share=1.5)
+
+
+def test_a_share_of_the_steps_is_checked():
+    problems = chain_sums()
+    plain, some, again = (dft_examples(problems, 0, 0.0, checked_share=share) for share in (0.0, 0.3, 0.3))
+    assert some == again
+    steps = sum(example.response.count("=") for example in plain)
+    checks = sum(example.response.count("=") for example in some) - steps
+    assert checks / steps == pytest.approx(0.3, abs=0.05)
+    for example in some:
+        for left, operator, right, result in re.findall(r"(-?\d+) ([+-]) (\d+) = (-?\d+)\.", example.response):
+            assert int(left) + (int(right) if operator == "+" else -int(right)) == int(result)
 
 
 @pytest.mark.parametrize(

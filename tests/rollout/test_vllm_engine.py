@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import llvmlite.binding  # noqa: F401 - the engine must start beside numba
 import pytest
 import torch
 
