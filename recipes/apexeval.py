@@ -23,6 +23,7 @@ from evolpo.model import load_tokenizer, resolve_precision
 from evolpo.recipes.apexeval_checkpoints import check_alike, check_folders, checkpoints_of_run, stored_tensors
 from evolpo.recipes.apexeval_rows import Row, draw, figures, pass_levels, ranked, read_rows, write_rows
 from evolpo.recipes.config import check_positive
+from evolpo.recipes.context import check_context
 from evolpo.recipes.evaluate import EvaluationConfig, Judged, evaluate, evaluation_sampling
 from evolpo.recipes.resume import saved_config
 from evolpo.recipes.run import new_run_folder, write_config
@@ -122,6 +123,7 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
     """
     folders = checkpoints_of_run(config.run) if config.run else [Path(folder) for folder in config.checkpoints]
     check_folders(folders)
+    check_context(str(folders[0]), config.data, config.rollout)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(len(folders), LoggerConfig()))
         progress.note(f"comparing {len(folders)} checkpoints; loading data and rewards")

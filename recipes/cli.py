@@ -378,7 +378,7 @@ def _mistakes_on_one_line() -> Iterator[None]:
     except RewardError as error:
         sys.exit(_fail(str(error), 1))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; evolpo train goes on with resume=RUN, evolpo compare by the same command", 130))
+        sys.exit(_fail("interrupted; resume=FOLDER goes on (evolpo compare: the same command)", 130))
 
 
 def _fail(message: str, code: int) -> int:

@@ -171,6 +171,15 @@ def test_configuration_is_checked() -> None:
         PassConfig(samples=1, pass_at=[1])
 
 
+def test_a_budget_beyond_the_context_is_refused_at_once(served_model_path: str) -> None:
+    sums = DataConfig([SourceConfig(family="chain_sum")], max_prompt_tokens=100)
+    config = ApexEvalConfig(
+        checkpoints=[served_model_path], data=sums, rollout=RolloutConfig(max_response_tokens=10**6)
+    )
+    with pytest.raises(InputError, match=r"rollout\.max_response_tokens: 1000000 and data\.max_prompt_tokens=100"):
+        apexeval(config)
+
+
 def test_folders_are_checked(tmp_path: Path, tiny_model_path: str, served_model_path: str) -> None:
     with pytest.raises(InputError, match=r"run: .* holds no checkpoint"):
         checkpoints_of_run(str(tmp_path))
