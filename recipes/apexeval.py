@@ -8,7 +8,6 @@ Source: ApexEval, Ling 2.0 report (arXiv 2510.22115), section 4.5.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,13 +23,14 @@ from evolpo.recipes.apexeval_checkpoints import check_alike, check_folders, chec
 from evolpo.recipes.apexeval_rows import Row, draw, figures, pass_levels, ranked, read_rows, write_rows
 from evolpo.recipes.config import check_positive
 from evolpo.recipes.context import check_context
+from evolpo.recipes.engine import start_engine
 from evolpo.recipes.evaluate import EvaluationConfig, Judged, evaluate, evaluation_sampling
 from evolpo.recipes.resume import saved_config
 from evolpo.recipes.run import new_run_folder, write_config
 from evolpo.rewards.stack import RewardError, RewardsConfig, RewardStack
 from evolpo.rl.checkpoint import STATE, read_state
 from evolpo.rl.data import Prompt
-from evolpo.rl.metrics import LoggerConfig, Progress, replacing
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig, Problem, encode_problems, split_heldout
 
@@ -147,7 +147,7 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
                 continue
             progress.note(f"{'starting vLLM with' if engine is None else 'loading'} {folder}")
             if engine is None:
-                engine = _start_engine(config, folder)
+                engine = start_engine(folder, config.data, config.rollout, config.precision, config.seed)
             else:
                 engine.update_weights(stored_tensors(folder), version=len(rows))
             row = _judge(config, folder, engine, prompts, tolerant, strict)
@@ -185,16 +185,8 @@ def selection_problems(config: ApexEvalConfig) -> list[Problem]:
     problems, _ = split_heldout(config.data, config.seed)
     if config.problems > len(problems):
         raise InputError(f"problems: {config.problems} is more than the {len(problems)} problems to train on; lower it")
-    seed = config.seed if config.data.seed is None else config.data.seed
-    chosen = np.random.default_rng([seed, 3]).permutation(len(problems))[: config.problems]
-    return [problems[i] for i in sorted(chosen)]
-
-
-def _start_engine(config: ApexEvalConfig, model: Path) -> RolloutEngine:
-    from evolpo.rollout.vllm_engine import VllmEngine
-
-    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    return VllmEngine(model, config.rollout, config.precision, longest, config.seed)
+    order = np.random.default_rng([config.data.split_seed(config.seed), 3]).permutation(len(problems))
+    return [problems[i] for i in sorted(order[: config.problems])]
 
 
 def _judge(
@@ -230,5 +222,4 @@ def _write_result(path: Path, rows: Sequence[Row]) -> None:
     """The figures of all checkpoints, best first."""
     found = [{"checkpoint": row.checkpoint, "step": row.step, **row.figures} for row in rows]
     result = {"best": rows[0].checkpoint, "ranked_by": f"pass@{pass_levels(rows[0])[0]}", "rows": found}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(path, result)

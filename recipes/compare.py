@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import os
 import shlex
 import subprocess
@@ -50,7 +49,7 @@ from evolpo.recipes.compare_state import (
 from evolpo.recipes.comparison import ComparedRun, compared_run
 from evolpo.recipes.launch import dry_run, threads_each, worker_environment
 from evolpo.recipes.run import write_config
-from evolpo.rl.metrics import LoggerConfig, Progress, replacing
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rollout.engine import RolloutEngine
 
 WAIT_S = 2.0
@@ -204,11 +203,12 @@ def work(config: CompareConfig) -> None:
 
 def _engine(run: PlannedRun) -> RolloutEngine:
     from evolpo.model import model_folder
-    from evolpo.recipes.train import start_engine
+    from evolpo.recipes.engine import start_engine
     from evolpo.rl.trainer import init_distributed
 
     init_distributed()
-    return start_engine(run.config, model_folder(run.config.model))
+    config = run.config
+    return start_engine(model_folder(config.model), config.data, config.rollout, config.trainer.precision, config.seed)
 
 
 def _train(config: CompareConfig, run: PlannedRun, engine: RolloutEngine) -> None:
@@ -268,8 +268,7 @@ def write_search(config: CompareConfig, path: Path) -> None:
         }
         for name in config.algorithms
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(path, found)
 
 
 def _accuracy(config: CompareConfig, name: str, factor: float, seed: int) -> float | None:

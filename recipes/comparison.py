@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from evolpo.recipes.evaluate import Judged, read_judged
+from evolpo.recipes.evaluate import Judged, judged_files, read_judged
 from evolpo.recipes.run import CONFIG
 from evolpo.rl.metrics import METRICS_FILE, read_metrics
 
@@ -49,12 +48,6 @@ def compared_run(table: str, algorithm: str, seed: int, folder: Path, status: st
         status=status,
         error=error,
         records=tuple(read_metrics(folder / METRICS_FILE)),
-        evaluations={step: tuple(read_judged(path)) for step, path in _evaluations(folder)},
+        evaluations={step: tuple(read_judged(path)) for step, path in judged_files(folder).items()},
         config=yaml.safe_load(config.read_text()) if config.exists() else {},
     )
-
-
-def _evaluations(folder: Path) -> list[tuple[int, Path]]:
-    """Files of verdicts by step, in order."""
-    named = ((re.fullmatch(r"step_(\d+)", path.stem), path) for path in folder.glob("evaluations/*.jsonl"))
-    return sorted((int(match[1]), path) for match, path in named if match)

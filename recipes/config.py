@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evolpo import InputError
 from evolpo.model import ModelConfig, resolve_precision
+from evolpo.recipes.context import longest_tokens
 from evolpo.recipes.evaluate import EvaluationConfig
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
@@ -68,7 +69,7 @@ class TrainConfig:
                 f"algorithm.optimizer_steps: {self.algorithm.optimizer_steps} is more than the "
                 f"{self.prompts_per_step * self.responses_per_prompt} responses of a step; lower it"
             )
-        longest = self.data.max_prompt_tokens + self.rollout.max_response_tokens
+        longest = longest_tokens(self.data, self.rollout)
         if self.trainer.tokens_per_micro_batch < longest:
             raise InputError(
                 f"trainer.tokens_per_micro_batch: {self.trainer.tokens_per_micro_batch} holds no prompt and response "

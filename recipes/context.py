@@ -29,10 +29,15 @@ def context_tokens(model: str) -> int | None:
     return None if tokens is None else int(tokens * factor)
 
 
+def longest_tokens(data: DataConfig, rollout: RolloutConfig) -> int:
+    """Tokens of the longest prompt with the longest response."""
+    return data.max_prompt_tokens + rollout.max_response_tokens
+
+
 def check_context(model: str, data: DataConfig, rollout: RolloutConfig) -> None:
     """Raise InputError if the longest prompt and the longest response together exceed the model's context."""
     context = context_tokens(model)
-    longest = data.max_prompt_tokens + rollout.max_response_tokens
+    longest = longest_tokens(data, rollout)
     if context is not None and longest > context:
         raise InputError(
             f"rollout.max_response_tokens: {rollout.max_response_tokens} and data.max_prompt_tokens="

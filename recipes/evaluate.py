@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,6 +145,17 @@ def evaluation_metrics(judged: Sequence[Judged], config: EvaluationConfig) -> di
         metrics[f"eval/{level}/accuracy"] = float(np.mean([one.accuracy for one in part]))
         metrics[f"eval/{level}/tokens_mean"] = float(np.mean([one.tokens for one in part]))
     return metrics
+
+
+def judged_file(run: Path, step: int) -> Path:
+    """Where a run of `evolpo train` keeps the verdicts after a step."""
+    return run / "evaluations" / f"step_{step}.jsonl"
+
+
+def judged_files(run: Path) -> dict[int, Path]:
+    """The files of verdicts of a run of `evolpo train` by step, in order."""
+    named = ((re.fullmatch(r"step_(\d+)", path.stem), path) for path in run.glob("evaluations/*.jsonl"))
+    return dict(sorted((int(match[1]), path) for match, path in named if match))
 
 
 def write_judged(path: Path, judged: Sequence[Judged]) -> None:

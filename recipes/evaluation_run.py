@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.context import check_context
+from evolpo.recipes.engine import start_engine
 from evolpo.recipes.evaluate import evaluate, evaluation_metrics, evaluation_sampling, write_judged
 from evolpo.recipes.run import new_run_folder, write_config
 from evolpo.rewards.stack import RewardStack
-from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rollout.prompts import encode_problems, split_heldout
 
 
@@ -26,10 +25,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         run = new_run_folder(config.output_dir, config.name)
         write_config(run, config)
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
-        from evolpo.rollout.vllm_engine import VllmEngine
-
-        longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-        engine = VllmEngine(path, config.rollout, config.precision, longest, config.seed)
+        engine = start_engine(path, config.data, config.rollout, config.precision, config.seed)
         progress.note("evaluating")
         sampling = evaluation_sampling(
             config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature
@@ -39,6 +35,6 @@ def evaluation_run(config: EvaluateConfig) -> str:
     metrics = evaluation_metrics(judged, config.evaluation)
     metrics |= {f"eval/{name}": value for name, value in rewards.last_metrics.items() if name.endswith("/mean")}
     write_judged(run / "judged.jsonl", judged)
-    (run / "evaluation.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_json(run / "evaluation.json", metrics)
     lines = [f"{name:28} {value:.4f}" for name, value in metrics.items()]
     return "\n".join([*lines, str(run)])

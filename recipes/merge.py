@@ -20,7 +20,7 @@ from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.merge import DECAYS, checkpoint_weights, merge
-from evolpo.rl.metrics import LoggerConfig, Progress, replacing
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rl.trainer import TrainerConfig
 
 REPORT = "merge.json"
@@ -87,8 +87,7 @@ def merge_checkpoints(config: MergeConfig) -> Path:
         ],
         "merged": {"folder": str(output)} | losses.get(output, {}),
     }
-    with replacing(output / REPORT) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(output / REPORT, report)
     return output
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evolpo import InputError
 from evolpo.recipes.pareto_page import change, share, tokens, write_page, write_picture
 from evolpo.recipes.pareto_runs import check_comparable, find_runs, read_run
 from evolpo.recipes.pareto_stats import RESAMPLES
 from evolpo.recipes.pareto_study import Study, study_of
-from evolpo.rl.metrics import LoggerConfig, Progress, replacing
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 
 
 @dataclass
@@ -66,8 +64,8 @@ def pareto(config: ParetoConfig) -> str:
             if c.step == last[c.method, c.seed]
         ]
         folders = [{"method": run.method, "seed": run.seed, "folder": str(run.folder)} for run in runs]
-        _write_json(output / "pareto.json", rows)
-        _write_json(output / "pareto_summary.json", asdict(study) | {"resamples": RESAMPLES, "runs": folders})
+        write_json(output / "pareto.json", rows)
+        write_json(output / "pareto_summary.json", asdict(study) | {"resamples": RESAMPLES, "runs": folders})
         write_picture(study, output / "pareto.png")
         page = write_page(study, output / "pareto.html")
     return f"{markdown(study)}\n{page}"
@@ -92,8 +90,3 @@ def markdown(study: Study) -> str:
         cells = [f"{one.accuracy.value:.1%}, {one.tokens.value:.1f} tokens" for one in parts]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from evolpo import InputError
-from evolpo.recipes.evaluate import Judged, read_judged
+from evolpo.recipes.evaluate import Judged, judged_files, read_judged
 from evolpo.recipes.run import CONFIG
 
 
@@ -66,11 +65,7 @@ def read_run(method: str, folder: Path) -> EvaluatedRun:
     config = yaml.safe_load((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else None
     if not isinstance(config, dict) or "seed" not in config:
         raise InputError(f"{where} has no {CONFIG} of a run; give folders of runs, OUTPUTS/NAME/TIME")
-    files = {
-        int(match[1]): path
-        for path in (folder / "evaluations").glob("*.jsonl")
-        if (match := re.fullmatch(r"step_(\d+)", path.stem))
-    }
+    files = judged_files(folder)
     if (folder / "judged.jsonl").is_file():
         files = {0: folder / "judged.jsonl"}
     if not files:
@@ -80,7 +75,7 @@ def read_run(method: str, folder: Path) -> EvaluatedRun:
             f"{where} has verdicts to step {max(files)} of {config['steps']}; go on with evolpo train resume={folder}, "
             f"or leave the run out"
         )
-    evaluations = {step: _read(where, files[step]) for step in sorted(files)}
+    evaluations = {step: _read(where, files[step]) for step in files}
     return EvaluatedRun(method, config["seed"], folder, evaluations, config)
 
 

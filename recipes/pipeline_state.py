@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evolpo import InputError
-from evolpo.rl.metrics import replacing
+from evolpo.rl.metrics import write_json
 
 STATE = "pipeline.json"
 LOCK = ".pipeline.lock"
@@ -44,8 +44,7 @@ def read_records(folder: Path) -> dict[str, StageRecord]:
 
 def write_records(folder: Path, records: Mapping[str, StageRecord]) -> None:
     """Write `pipeline.json`, atomically."""
-    with replacing(folder / STATE) as temporary:
-        temporary.write_text(json.dumps({name: asdict(one) for name, one in records.items()}, indent=1) + "\n")
+    write_json(folder / STATE, {name: asdict(one) for name, one in records.items()})
 
 
 def run_names(folder: Path) -> list[str]:

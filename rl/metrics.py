@@ -65,6 +65,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a `metrics.jsonl`, oldest step first; a missing file has no steps.
 

@@ -68,6 +68,10 @@ class DataConfig:
         if self.max_prompt_tokens < 1:
             raise InputError(f"data.max_prompt_tokens: {self.max_prompt_tokens} leaves no prompt; give at least 1")
 
+    def split_seed(self, run: int) -> int:
+        """Seed of generated problems and of the held-out split in a run with this seed."""
+        return run if self.seed is None else self.seed
+
 
 def split_heldout(config: DataConfig, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Load all problems as (train, heldout), which share no problem.
@@ -78,7 +82,7 @@ def split_heldout(config: DataConfig, seed: int) -> tuple[list[Problem], list[Pr
     Raises:
         InputError: a source is unusable, or the split leaves nothing to train on.
     """
-    seed = seed if config.seed is None else config.seed
+    seed = config.split_seed(seed)
     train = load_problems(config.train, "data.train", seed)
     if config.heldout:
         heldout = load_problems(config.heldout, "data.heldout", seed)

@@ -286,7 +286,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     monkeypatch.syspath_prepend(tmp_path)
     log: list[str] = []
     fails_at = "1"
-    monkeypatch.setattr(command, "_start_engine", lambda config, model: Engine(log, model, fails_at))
+    monkeypatch.setattr(command, "start_engine", lambda model, *_: Engine(log, model, fails_at))
     config = ApexEvalConfig(
         output_dir=str(tmp_path / "outputs"),
         checkpoints=marked,
