@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,9 +178,8 @@ def writable_folder(path: str) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # a name of its own: others may be looking too
+            pass
     except OSError as error:
         raise InputError(f"output_dir: {path} cannot be written ({error.strerror}); give another folder") from None
     return folder
