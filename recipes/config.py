@@ -124,7 +124,7 @@ class SftConfig:
     deep_share: float = 0.0
     """Generated examples: share in the deep mode, with think and answer markers."""
     checked_share: float = 0.0
-    """Generated examples in instant mode that reason: share of their steps that are followed by a check."""
+    """Generated examples in instant mode that reason: mean share of their steps that are checked after the last one."""
     mtp_weight: float = 0.1
     """Weight of the loss of multi-token prediction, in a model that has it."""
     model: ModelConfig = field(default_factory=ModelConfig)

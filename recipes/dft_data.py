@@ -1,8 +1,9 @@
 """Examples for decoupled fine-tuning (Ling 2.0 technical report, section 4.1): one model, two modes by system prompt.
 
 RL can only reinforce what is sampled. So the instant mode is taught as a mix of depths: some of its responses give the
-answer at once, others reason in sentences first, and check some of the steps. RL then finds which depth pays for which
-problem, and the depth of reasoning evolves. The deep mode always thinks its long chain: every step, and its check.
+answer at once, others reason in sentences, and then go back over none, some or all of their steps. RL finds which depth
+pays for which problem, and the depth of reasoning evolves. The deep mode always thinks its long chain: every step, and
+the whole way back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -54,7 +56,9 @@ def dft_examples(
         direct_share: share of the instant examples that answer at once; the others reason in sentences.
         deep_share: share of all examples that are in deep mode (`detailed think on`).
         instruction: appended to each problem; the same as `data.instruction` of the RL that follows.
-        checked_share: share of the steps of reasoned instant examples that are followed by their check.
+        checked_share: mean share of the steps of a reasoned instant example that are checked after the last one. Each
+            example has a share of its own, from Beta(2 mean, 2 - 2 mean), which is flat where the mean is 0.5: so
+            responses without any check are as well practised as thorough ones.
 
     Raises:
         InputError: a problem is no chain_sum, or its answer is not the value of its expression.
@@ -72,12 +76,13 @@ def dft_examples(
         terms = _parse_terms(problem)
         if place < deep:
             mode: Mode = "deep"
-            steps = _running_sums(terms, [True] * len(terms))
+            steps = _running_sums(terms, len(terms) - 1)
         elif place < deep + direct:
             mode, steps = "direct", ""
         else:
             mode = "sentences"
-            steps = _running_sums(terms, (checks.random(len(terms)) < checked_share).tolist())
+            own = checks.beta(2 * checked_share, 2 - 2 * checked_share) if 0 < checked_share < 1 else checked_share
+            steps = _running_sums(terms, int(checks.binomial(len(terms) - 1, own)))
         examples.append(_example(problem, mode, steps, sum(terms), instruction))
     return examples
 
@@ -109,23 +114,24 @@ def _example(problem: Problem, mode: Mode, steps: str, total: int, instruction: 
     return Example(system, user_message(problem.text, instruction), response, mode)
 
 
-def _running_sums(terms: Sequence[int], checked: Sequence[bool]) -> str:
+def _running_sums(terms: Sequence[int], checks: int) -> str:
     """A sentence a step, e.g. `12 + 45 = 57. 57 - 33 = 24.` for (12, 45, -33); empty for a single term.
 
-    A step that is checked is followed by its reverse: `12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57.`
+    Checks are the way back, from the last step on: `12 + 45 = 57. 57 - 33 = 24. 24 + 33 = 57. 57 - 45 = 12.` has both.
 
     Args:
         terms: signed terms.
-        checked: for each term whether the step that ends with it is checked; the first has none.
+        checks: how many steps are checked.
     """
-    sentences, total = [], terms[0]
-    for term, check in zip(terms[1:], checked[1:], strict=True):
-        sign, reverse = ("-", "+") if term < 0 else ("+", "-")
-        sentences.append(f"{total} {sign} {abs(term)} = {total + term}.")
-        if check:
-            sentences.append(f"{total + term} {reverse} {abs(term)} = {total}.")
-        total += term
-    return " ".join(sentences)
+    totals = list(accumulate(terms))
+    forth = [_step(total, term) for total, term in zip(totals, terms[1:], strict=False)]
+    back = [_step(total, -term) for total, term in zip(totals[:0:-1], terms[:0:-1], strict=True)]
+    return " ".join([*forth, *back[:checks]])
+
+
+def _step(total: int, term: int) -> str:
+    """`12 + 45 = 57.`; a term of zero is added."""
+    return f"{total} {'-' if term < 0 else '+'} {abs(term)} = {total + term}."
 
 
 def _parse_terms(problem: Problem) -> list[int]:

@@ -10,7 +10,7 @@ from evolpo.recipes.charts import Chart, Drawn, Line, Record, draw, finite, numb
 from evolpo.recipes.levels import in_order
 
 STAGE = "curriculum/stage"
-PASSED = Chart("Pass rate", "Right responses to what is sampled.", (Line("curriculum/passed", "passed"),), percent=True)
+PASSED = Chart("Pass rate", "Right responses to what is sampled.", (Line("accuracy", "passed"),), percent=True)
 LENGTH = Chart("Length reward", "Mean over the responses of a step.", (Line("reward/length/mean", "length"),))
 BY_LEVEL = (
     ("Held-out accuracy", "Of held-out problems, by difficulty.", "eval/{}/accuracy"),

@@ -207,7 +207,7 @@ def _rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[s
             break
     metrics["accuracy"] = rate = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
     if config.curriculum.stages:
-        metrics |= {"curriculum/stage": parts.curriculum.number + 1.0, "curriculum/passed": rate}
+        metrics["curriculum/stage"] = parts.curriculum.number + 1.0
         if parts.curriculum.advance(rate):
             parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")
     parts.progress.phase("training")

@@ -3,6 +3,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from evolpo import InputError
@@ -37,14 +38,14 @@ def test_the_modes_word_for_word():
     assert only(PROBLEM, deep_share=1.0) == Example(
         "detailed think on",
         prompt,
-        "<think> 12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57. </think> "
+        "<think> 12 + 45 = 57. 57 - 33 = 24. 24 + 33 = 57. 57 - 45 = 12. </think> "
         "<answer> The answer is \\boxed{24}. </answer>",
         "deep",
     )
     assert only(PROBLEM, direct_share=0.0, checked_share=1.0) == Example(
         "detailed think off",
         prompt,
-        "12 + 45 = 57. 57 - 45 = 12. 57 - 33 = 24. 24 + 33 = 57. The answer is \\boxed{24}.",
+        "12 + 45 = 57. 57 - 33 = 24. 24 + 33 = 57. 57 - 45 = 12. The answer is \\boxed{24}.",
         "sentences",
     )
     assert only(PROBLEM, instruction="").prompt == PROBLEM.text
@@ -89,12 +90,17 @@ def test_modes_keep_their_shares_and_follow_the_seed():
 
 
 def test_a_share_of_the_steps_is_checked():
-    problems = chain_sums()
+    problems = chain_sums(600)
     plain, some, again = (dft_examples(problems, 0, 0.0, checked_share=share) for share in (0.0, 0.3, 0.3))
     assert some == again
     steps = sum(example.response.count("=") for example in plain)
     checks = sum(example.response.count("=") for example in some) - steps
     assert checks / steps == pytest.approx(0.3, abs=0.05)
+    pairs = [(one.response.count("="), bare.response.count("=")) for one, bare in zip(some, plain, strict=True)]
+    long = np.array([all_of_them / steps - 1 for all_of_them, steps in pairs if steps == 3])
+    # Each has a share of its own: with 0.3 a step, whatever the response, 0.34 and 0.03 would have none and all.
+    assert np.mean(long == 0) > 0.4
+    assert np.mean(long == 1) > 0.06
     for example in some:
         for left, operator, right, result in re.findall(r"(-?\d+) ([+-]) (\d+) = (-?\d+)\.", example.response):
             assert int(left) + (int(right) if operator == "+" else -int(right)) == int(result)

@@ -319,7 +319,7 @@ LEVEL_KEYS = ("eval/{}/accuracy", "eval/{}/tokens_mean", "accuracy/{}", "respons
 def curriculum_run(run: Path, config: str = CURRICULUM) -> Page:
     rows: list[dict[str, float]] = [{"step": 0, "time": 0.0}]
     for step in range(1, 11):
-        row = {"step": step, "time": 0.0, "curriculum/passed": 0.5, "reward/length/mean": 0.1}
+        row = {"step": step, "time": 0.0, "accuracy": 0.5, "reward/length/mean": 0.1}
         row["curriculum/stage"] = 1.0 if step <= 4 else 2.0
         row |= {key.format(level): step / 10 for key in LEVEL_KEYS for level in ("low", "high")}
         rows.append(row)
@@ -333,7 +333,7 @@ def test_a_curriculum_has_charts_with_its_stages(tmp_path):
     page = curriculum_run(tmp_path)
     titles = [a["aria-label"] for a in page.all("div") if a.get("role") == "img"]
     assert titles == [
-        "Reward",
+        *("Reward", "Accuracy"),
         *("Pass rate", "Held-out accuracy", "Held-out length", "Training accuracy", "Training length"),
         "Length reward",
     ]
