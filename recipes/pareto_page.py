@@ -130,7 +130,6 @@ def _draw(axes: Any, study: Study, level: Level, paths: bool) -> None:
         axes.errorbar(**place, color=colour, marker=marker, markersize=8, markeredgecolor="white", zorder=3)
     _draw_front(axes, [level.methods[method] for method in level.front])
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-    axes.locator_params(axis="x", nbins=5)  # more would touch each other in the small ones
     if not paths:
         for method, colour, _ in _looks(study):
             _name(axes, method, level.methods[method], colour)
