@@ -16,8 +16,8 @@ from test_cli import run as command_line
 from test_train import timeless
 
 from evolpo import InputError
+from evolpo.recipes import cli, compare_state
 from evolpo.recipes import compare as compare_module
-from evolpo.recipes import compare_state
 from evolpo.recipes.compare import all_runs, chosen_factors, compared_runs, work, write_search
 from evolpo.recipes.compare_plan import (
     CompareConfig,
@@ -333,6 +333,15 @@ def test_several_workers_are_jobs_of_hydra(
     assert command[4:] == [*words, *options]
     assert int(environment["OMP_NUM_THREADS"]) == max((os.cpu_count() or 1) // 2, 1)
     assert (tmp_path / "units" / "versions.json").exists()
+
+
+def test_the_record_of_the_workers_lies_in_the_study(tmp_path: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    cli._registered("compare")
+    with initialize_config_dir(str(Path(cli.__file__).parent / "conf"), version_base=None):
+        words = ["experiment=compare/units", f"output_dir={tmp_path}"]
+        assert compose("compare", words, return_hydra_config=True).hydra.sweep.dir == f"{tmp_path}/units"
 
 
 # -- for real --------------------------------------------------------------------------------------------------------
