@@ -129,7 +129,7 @@ def style(axes: Any, x_label: str, whole: bool = True) -> None:
     axes.yaxis.get_offset_text().set(color="#64748b", fontsize=8)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=whole))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=whole))
     axes.set_xlabel(x_label, color="#64748b", fontsize=8)
 
 

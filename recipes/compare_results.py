@@ -11,6 +11,7 @@ from evolpo.recipes.charts import Floats
 from evolpo.recipes.compare_costs import Cost, cost, heldout_accuracy, median, minutes
 from evolpo.recipes.comparison import ComparedRun
 from evolpo.recipes.evaluate import Judged
+from evolpo.recipes.levels import in_order
 from evolpo.recipes.stability import CLIP, Stability, smoothed, stability, training_key
 from evolpo.recipes.statistics import (
     Curve,
@@ -80,7 +81,7 @@ class Results:
     difference: Mapping[tuple[str, str], Estimate]
     """Mean difference in final accuracy, first minus second, paired by seed."""
     levels: tuple[str, ...]
-    """Difficulty levels from easy to hard, and `ALL_LEVELS`; empty if there are fewer than two."""
+    """Difficulty levels in the order of the data, and `ALL_LEVELS`; empty if there are fewer than two."""
     goal: float | None
     """Held-out accuracy at which costs are read; None if no algorithm gained."""
 
@@ -146,10 +147,11 @@ def _tokens(finished: Sequence[ComparedRun]) -> float | None:
 
 
 def _level_scores(finished: Mapping[str, Sequence[ComparedRun]]) -> tuple[list[str], dict[str, Floats]]:
-    """Difficulty levels that all runs share, from easy to hard, and final accuracy by algorithm, [seeds, levels]."""
+    """Levels that all runs share, in the order of the data, and final accuracy by algorithm, [seeds, levels]."""
     judged = {name: [_last(run) for run in group] for name, group in finished.items() if group}
     known = [{one.difficulty for one in run} for group in judged.values() for run in group]
-    names = sorted(set.intersection(*known) - {""}) if known else []
+    configs = [run.config for group in finished.values() for run in group]
+    names = in_order(set.intersection(*known), configs[0]) if known else []
     if len(names) < 2:
         return [], {}
     scores = {
@@ -158,8 +160,7 @@ def _level_scores(finished: Mapping[str, Sequence[ComparedRun]]) -> tuple[list[s
         )
         for name, group in judged.items()
     }
-    order = np.argsort(-np.concatenate(list(scores.values())).mean(axis=0), kind="stable")
-    return [names[i] for i in order], {name: values[:, order] for name, values in scores.items()}
+    return names, scores
 
 
 def _by_level(names: Sequence[str], scores: Mapping[str, Floats]) -> dict[str, dict[str, Estimate]]:

@@ -57,6 +57,7 @@ def compared_run(algorithm, seed, gain=0.4, collapse=0, refills=0, table="publis
             "seed": seed,
             "prompts_per_step": 8,
             "responses_per_prompt": 4,
+            "data": {"train": [{"difficulty": level} for level in ("easy", "medium", "hard")]},
             "algorithm": {
                 "name": algorithm.partition(":")[0],
                 "clip_low": None,

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -156,6 +157,17 @@ def test_a_failed_run_is_left_out_of_accuracy_and_counted():
     assert sorted(lpo.stability) == [0, 1, 2, 3]
     assert lpo.heldout.runs.shape == (3, 5)
     assert "no other algorithm" in headline(table)
+
+
+def test_levels_have_the_order_of_the_data_however_hard_they_turn_out_to_be():
+    runs = [
+        replace(run, config=run.config | {"data": {"train": [{"difficulty": "medium"}, {"difficulty": "easy"}]}})
+        for run in finished("lpo", 0.4)
+    ]
+    table = results("published", runs)
+    assert table.levels == ("medium", "easy", "hard", "all levels")
+    (lpo,) = table.algorithms
+    assert lpo.levels["easy"].value > lpo.levels["medium"].value > lpo.levels["hard"].value
 
 
 def test_accuracy_is_over_problems_and_levels_run_from_easy_to_hard():
