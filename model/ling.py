@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from evolpo.model.config import BailingMoeV2Config
 from evolpo.model.experts import Experts, Router
+from evolpo.model.weights import load_weights, save_weights
 
 
 class RMSNorm(nn.Module):
@@ -352,8 +353,6 @@ class BailingMoeV2ForCausalLM(LingPreTrainedModel, GenerationMixin):
         cls, path: str | Path, dtype: torch.dtype = torch.bfloat16, **_: Any
     ) -> BailingMoeV2ForCausalLM:
         """Load a folder or hub name with one tensor an expert, as published; see `evolpo.model.weights`."""
-        from evolpo.model.weights import load_weights
-
         config = BailingMoeV2Config.from_pretrained(path)
         with torch.device("meta"):
             model = cls(config)
@@ -365,8 +364,6 @@ class BailingMoeV2ForCausalLM(LingPreTrainedModel, GenerationMixin):
         self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None, **_: Any
     ) -> None:
         """Write a folder with one tensor an expert, as published."""
-        from evolpo.model.weights import save_weights
-
         save_weights(self, folder, state_dict)
 
 

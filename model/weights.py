@@ -14,7 +14,7 @@ from evolpo import InputError
 from evolpo.model.experts import routers
 
 if TYPE_CHECKING:
-    from evolpo.model.ling import BailingMoeV2ForCausalLM
+    from transformers import PreTrainedModel
 
 STACKED_GATE_UP = ".mlp.experts.gate_up_proj"
 STACKED_DOWN = ".mlp.experts.down_proj"
@@ -50,12 +50,12 @@ def mtp_layers(model: Any) -> list[nn.Module]:
     return list(model.model.layers[-count:]) if count else []
 
 
-def saved_tensors(model: BailingMoeV2ForCausalLM) -> Iterator[tuple[str, Tensor]]:
+def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """All parameters and saved buffers in memory, under their names there."""
     yield from model.state_dict(keep_vars=True).items()
 
 
-def load_weights(model: BailingMoeV2ForCausalLM, path: str | Path, dtype: torch.dtype) -> None:
+def load_weights(model: PreTrainedModel, path: str | Path, dtype: torch.dtype) -> None:
     """Fill a model on the meta device from the safetensors files of a folder or hub name.
 
     MTP layers that the checkpoint has and the configuration does not are left out; everything else must match.
@@ -127,9 +127,7 @@ def _fill(targets: Mapping[str, Tensor], files: Iterable[Path], layers: int) -> 
         raise InputError(f"model.path: the checkpoint does not fit its config.json; {listed}")
 
 
-def save_weights(
-    model: BailingMoeV2ForCausalLM, folder: str | Path, tensors: Mapping[str, Tensor] | None = None
-) -> None:
+def save_weights(model: PreTrainedModel, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write config.json and safetensors files in the layout of the public checkpoints.
 
     Args:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from evolpo import InputError
 from evolpo.model import ModelConfig, resolve_precision
-from evolpo.recipes.context import longest_tokens
-from evolpo.recipes.evaluate import EvaluationConfig
+from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.recipes.runs.context import longest_tokens
+from evolpo.recipes.runs.evaluation import EvaluationConfig
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rl.curriculum import CurriculumConfig
@@ -17,12 +16,6 @@ from evolpo.rl.metrics import LoggerConfig
 from evolpo.rl.trainer import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise InputError unless a field is positive."""
-    if value <= 0:
-        raise InputError(f"{name}: {value} is not positive")
 
 
 @dataclass
@@ -59,8 +52,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
-        for name in ("steps", "prompts_per_step"):
-            check_positive(name, getattr(self, name))
+        check_positive(self, "steps", "prompts_per_step")
         difficulties = [source.difficulty for source in self.data.train]
         self.curriculum.check(difficulties, self.rollout.max_response_tokens, self.steps)
         if self.responses_per_prompt < 2:
@@ -134,11 +126,8 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_positive("steps", self.steps)
-        check_positive("examples_per_step", self.examples_per_step)
-        for name in ("evaluate_every", "heldout_examples"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: {getattr(self, name)} is negative; give 0 or more")
+        check_positive(self, "steps", "examples_per_step")
+        check_not_negative(self, "evaluate_every", "heldout_examples")
         if self.heldout_examples and not self.path:
             raise InputError("heldout_examples: is for examples of `path`; without one set data.heldout_size")
         for name in ("direct_share", "deep_share", "checked_share"):
@@ -167,22 +156,6 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Settle the precision."""
         self.precision = resolve_precision(self.precision, "precision")
-
-
-def writable_folder(path: str) -> Path:
-    """Make the folder of all runs.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # a name of its own: others may be looking too
-            pass
-    except OSError as error:
-        raise InputError(f"output_dir: {path} cannot be written ({error.strerror}); give another folder") from None
-    return folder
 
 
 @dataclass

@@ -1,170 +1,47 @@
-"""Evaluation: greedy accuracy or pass@k on held-out problems, with intervals, tokens and a table by difficulty."""
+"""`evolpo evaluate`: a model on held-out problems, without a trainer."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from evolpo import InputError
+from evolpo.model import load_tokenizer, model_folder
+from evolpo.recipes.config import EvaluateConfig
+from evolpo.recipes.runs.context import check_context
+from evolpo.recipes.runs.engine import start_engine
+from evolpo.recipes.runs.evaluation import evaluate, evaluation_metrics, evaluation_sampling, write_judged
+from evolpo.recipes.runs.folder import new_run_folder, write_config
+from evolpo.recipes.runs.launch import launched
 from evolpo.rewards.stack import RewardStack
-from evolpo.rl.data import Prompt
-from evolpo.rollout.engine import RolloutEngine, Sampling
+from evolpo.rl.metrics import LoggerConfig, Progress, write_json
+from evolpo.rollout.prompts import encode_problems, split_heldout
 
 
-@dataclass
-class EvaluationConfig:
-    """How to evaluate on the held-out problems."""
-
-    every: int = 0
-    """Steps between evaluations during training; 0: before the first step and after the last only."""
-    samples: int = 1
-    """Responses to each problem: 1 is greedy, more are sampled at `rollout.temperature`."""
-    pass_at: list[int] = field(default_factory=list)
-    """The k of each pass@k to report; at most `samples`."""
-    component: str = ""
-    """Reward component that says whether a response is right (value at least 1); empty: the first one."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.every < 0:
-            raise InputError(f"evaluation.every: {self.every} is negative; 0 evaluates before and after only")
-        if self.samples < 1:
-            raise InputError(f"evaluation.samples: {self.samples} is less than 1")
-        for k in self.pass_at:
-            if not 1 <= k <= self.samples:
-                raise InputError(f"evaluation.pass_at: {k} is not between 1 and evaluation.samples ({self.samples})")
+def main(config: EvaluateConfig) -> None:
+    """Run `evolpo evaluate` from the command line."""
+    if not launched("evaluate"):
+        print(evaluation_run(config))
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One held-out problem after evaluation."""
-
-    prompt_id: str
-    difficulty: str
-    correct: int
-    """Right responses."""
-    samples: int
-    """Responses that could be judged."""
-    tokens: float
-    """Mean response tokens."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right responses."""
-        return self.correct / self.samples
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that k samples hold a right one: 1 - C(n-c, k) / C(n, k).
-
-    Source: Chen et al., arXiv 2107.03374, section 2.1.
-    """
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of a mean: Wilson's for shares of yes and no, else a BCa bootstrap over the values (fixed seed)."""
-    from scipy import stats
-
-    if len(values) == 0:
-        return math.nan, math.nan
-    if all(value in (0.0, 1.0) for value in values):
-        interval = stats.binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
-        return float(interval.low), float(interval.high)
-    if len(set(values)) == 1:
-        return float(values[0]), float(values[0])
-    return _bootstrap(values)
-
-
-def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    from scipy import stats
-
-    result = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=9999, batch=500, rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def paired_gain(before: Sequence[Judged], after: Sequence[Judged]) -> tuple[float, tuple[float, float]]:
-    """Gain in accuracy on the same problems, and its 95% interval over problems."""
-    first = {one.prompt_id: one.accuracy for one in before}
-    gains = [one.accuracy - first[one.prompt_id] for one in after if one.prompt_id in first]
-    if len(set(gains)) == 1:
-        return gains[0], (gains[0], gains[0])
-    return float(np.mean(gains)), _bootstrap(gains)
-
-
-def evaluate(
-    engine: RolloutEngine,
-    rewards: RewardStack,
-    prompts: Sequence[Prompt],
-    config: EvaluationConfig,
-    sampling: Sampling,
-    seed: int,
-) -> list[Judged]:
-    """Sample and judge all prompts; problems of which no response could be judged are left out."""
-    groups = rewards.score(engine.generate(prompts, sampling, seed))
-    judged = []
-    for group in groups:
-        values = [row[config.component or next(iter(row))] for row in group.breakdown]
-        known = [value for value in values if value is not None]
-        if known:
-            tokens = float(np.mean([len(response.token_ids) for response in group.responses]))
-            right = sum(value >= 1.0 for value in known)
-            judged.append(Judged(group.prompt.id, group.prompt.difficulty, right, len(known), tokens))
-    return judged
-
-
-def evaluation_sampling(config: EvaluationConfig, max_response_tokens: int, temperature: float) -> Sampling:
-    """Greedy for one sample, else at the temperature of training."""
-    return Sampling(config.samples, max_response_tokens, 0.0 if config.samples == 1 else temperature)
-
-
-def evaluation_metrics(judged: Sequence[Judged], config: EvaluationConfig) -> dict[str, float]:
-    """The figures of an evaluation under their names in metrics.jsonl."""
-    accuracies = [one.accuracy for one in judged]
-    low, high = mean_interval(accuracies)
-    metrics = {
-        "eval/accuracy": float(np.mean(accuracies)) if accuracies else math.nan,
-        "eval/accuracy_low": low,
-        "eval/accuracy_high": high,
-        "eval/tokens_mean": float(np.mean([one.tokens for one in judged])) if judged else math.nan,
-        "eval/problems": float(len(judged)),
-    }
-    for k in config.pass_at:
-        values = [pass_at_k(one.samples, one.correct, k) for one in judged if one.samples >= k]
-        low, high = mean_interval(values)
-        metrics |= {f"eval/pass@{k}": float(np.mean(values)), f"eval/pass@{k}_low": low, f"eval/pass@{k}_high": high}
-    for level in sorted({one.difficulty for one in judged} - {""}):
-        part = [one for one in judged if one.difficulty == level]
-        metrics[f"eval/{level}/accuracy"] = float(np.mean([one.accuracy for one in part]))
-        metrics[f"eval/{level}/tokens_mean"] = float(np.mean([one.tokens for one in part]))
-    return metrics
-
-
-def judged_file(run: Path, step: int) -> Path:
-    """Where a run of `evolpo train` keeps the verdicts after a step."""
-    return run / "evaluations" / f"step_{step}.jsonl"
-
-
-def judged_files(run: Path) -> dict[int, Path]:
-    """The files of verdicts of a run of `evolpo train` by step, in order."""
-    named = ((re.fullmatch(r"step_(\d+)", path.stem), path) for path in run.glob("evaluations/*.jsonl"))
-    return dict(sorted((int(match[1]), path) for match, path in named if match))
-
-
-def write_judged(path: Path, judged: Sequence[Judged]) -> None:
-    """One line a problem."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in judged))
-
-
-def read_judged(path: Path) -> list[Judged]:
-    """What `write_judged` wrote."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    return [Judged(**row) for row in rows]
+def evaluation_run(config: EvaluateConfig) -> str:
+    """Evaluate, write `evaluation.json` and the verdicts a problem into the run's folder, and return both as text."""
+    with Progress(1, LoggerConfig()) as progress:
+        path = model_folder(config.model)
+        check_context(path, config.data, config.rollout)
+        _, problems = split_heldout(config.data, config.seed)
+        tokenizer = load_tokenizer(path)
+        prompts = [prompt for _, prompt in encode_problems(problems, tokenizer, config.data)]
+        rewards = RewardStack(config.rewards)
+        run = new_run_folder(config.output_dir, config.name)
+        write_config(run, config)
+        progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
+        engine = start_engine(path, config.data, config.rollout, config.precision, config.seed)
+        progress.note("evaluating")
+        sampling = evaluation_sampling(
+            config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature
+        )
+        judged = evaluate(engine, rewards, prompts, config.evaluation, sampling, config.seed)
+        rewards.close()
+    metrics = evaluation_metrics(judged, config.evaluation)
+    metrics |= {f"eval/{name}": value for name, value in rewards.last_metrics.items() if name.endswith("/mean")}
+    write_judged(run / "judged.jsonl", judged)
+    write_json(run / "evaluation.json", metrics)
+    lines = [f"{name:28} {value:.4f}" for name, value in metrics.items()]
+    return "\n".join([*lines, str(run)])

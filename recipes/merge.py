@@ -13,7 +13,7 @@ import torch
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.recipes.config import SftConfig
-from evolpo.recipes.resume import saved_config
+from evolpo.recipes.runs.resume import saved_config
 from evolpo.recipes.sft import encode_example, heldout_losses, load_examples
 from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import list_checkpoints
@@ -54,6 +54,11 @@ class MergeConfig:
             raise InputError(f"last: {self.last} is negative; 0 takes all checkpoints")
         if not self.output:
             raise InputError("output: is empty; give the folder of the merged model")
+
+
+def main(config: MergeConfig) -> None:
+    """Run `evolpo merge` from the command line."""
+    print(closing_lines(merge_checkpoints(config)))
 
 
 def merge_checkpoints(config: MergeConfig) -> Path:

@@ -16,8 +16,8 @@ import numpy as np
 from evolpo import InputError
 from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
+from evolpo.rewards.service.workers import close_shared_pool, describe
 from evolpo.rewards.stack import RewardError
-from evolpo.rewards.workers import close_shared_pool, describe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

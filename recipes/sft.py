@@ -25,7 +25,8 @@ from evolpo import InputError
 from evolpo.model import model_folder
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
-from evolpo.recipes.run import new_run_folder, write_config
+from evolpo.recipes.runs.folder import new_run_folder, write_config
+from evolpo.recipes.runs.launch import launched
 from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import Reduction, reduce_tokens
@@ -56,6 +57,15 @@ class NegativeLogLikelihood:
         """[B, T] log-probabilities and mask to a scalar in nats a token; the other arguments play no part."""
         loss = -reduce_tokens(logprobs, mask, self.reduction, denominator)
         return loss, {}
+
+
+def main(config: SftConfig) -> None:
+    """Run `evolpo sft` from the command line."""
+    if launched("sft"):
+        return
+    folder = sft(config)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(folder)
 
 
 def sft(config: SftConfig) -> Path:

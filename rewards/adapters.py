@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from evolpo.rewards.base import FunctionReward, Sample, Scope, Score
-from evolpo.rewards.workers import describe
+from evolpo.rewards.service.workers import describe
 
 Function = Callable[..., Any]
 GROUP_PARAMETERS = {"prompts", "completions", "answers", "states", "tasks", "infos"}

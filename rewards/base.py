@@ -23,7 +23,7 @@ from typing import (
     runtime_checkable,
 )
 
-from evolpo.rewards.workers import Outcome, Target, describe, shared_pool
+from evolpo.rewards.service.workers import Outcome, Target, describe, shared_pool
 from evolpo.rl.data import Prompt, Response
 
 Status = Literal["ok", "model_fail", "infra_error", "timeout", "skipped"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from evolpo import InputError
 from evolpo.rewards.base import DEFAULT_TIMEOUT_S, FunctionReward, Reward
-from evolpo.rewards.workers import describe
+from evolpo.rewards.service.workers import describe
 
 ENTRY_POINT_GROUP = "evolpo.rewards"
 

@@ -14,8 +14,8 @@ from typing import Any
 from evolpo import InputError
 from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
-from evolpo.rewards.service import RewardService
-from evolpo.rewards.service_config import ServiceConfig
+from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack_metrics import component_metrics, correlations
 from evolpo.rl.data import Group
 

@@ -9,7 +9,7 @@ from itertools import accumulate, combinations, pairwise
 import numpy as np
 
 from evolpo.rewards.base import Score
-from evolpo.rewards.service_stats import quantile
+from evolpo.rewards.service.stats import quantile
 
 
 def component_metrics(scores: Sequence[Score], sizes: Sequence[int]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evolpo.rewards.base import FunctionReward, Reward, Sample, Score
-from evolpo.rewards.workers import Target
+from evolpo.rewards.service.workers import Target
 
 LONG_RESPONSE_CHARACTERS = 200_000
 

@@ -14,8 +14,9 @@ from evolpo.rewards.frontend.browser import find_chromium
 from evolpo.rewards.frontend.extract import Page, extract_page
 from evolpo.rewards.frontend.function import DEADLINE_S, PASS_SCORE, FunctionReport, exercise
 from evolpo.rewards.frontend.syntax import check_syntax
-from evolpo.rewards.judge import Judge, make_judge
-from evolpo.rewards.workers import describe
+from evolpo.rewards.judges.judge import Judge
+from evolpo.rewards.judges.make import make_judge
+from evolpo.rewards.service.workers import describe
 
 
 class Frontend:

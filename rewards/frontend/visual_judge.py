@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from evolpo.rewards.base import Score
 from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
-from evolpo.rewards.judge import DEFAULT_ATTEMPTS, FENCE_NOTE, Judge, JudgeError, Message, ask_verdict, fenced, unjudged
+from evolpo.rewards.judges.judge import (
+    DEFAULT_ATTEMPTS,
+    FENCE_NOTE,
+    Judge,
+    JudgeError,
+    Message,
+    ask_verdict,
+    fenced,
+    unjudged,
+)
 
 COMPUTED_SHARE = 1 / 3
 """Share of the computed measures where there is a judge: they see what is odd, the judge sees what is good."""

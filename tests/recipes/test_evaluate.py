@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evolpo import InputError
-from evolpo.recipes.evaluate import (
+from evolpo.recipes.runs.evaluation import (
     EvaluationConfig,
     Judged,
     evaluation_metrics,

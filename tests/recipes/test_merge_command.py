@@ -14,7 +14,7 @@ from test_train import finish, run_folder, start
 from evolpo.model import load_model, load_tokenizer
 from evolpo.recipes import cli, merge
 from evolpo.recipes.config import SftConfig
-from evolpo.recipes.resume import saved_config
+from evolpo.recipes.runs.resume import saved_config
 from evolpo.recipes.sft import encode_example, load_examples
 from evolpo.rl.metrics import read_metrics
 

@@ -19,7 +19,7 @@ from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
 from evolpo.recipes.config import SftConfig, TrainConfig
 from evolpo.recipes.dft_data import Example
-from evolpo.recipes.resume import saved_config
+from evolpo.recipes.runs.resume import saved_config
 from evolpo.recipes.sft import NegativeLogLikelihood, encode_example, heldout_losses, load_examples, sft
 from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import list_checkpoints

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from evolpo.rewards.workers import close_shared_pool
+from evolpo.rewards.service.workers import close_shared_pool
 
 # Worker processes import reward_plugins by name, so its folder must be importable.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from evolpo import InputError
 from evolpo.rewards import RewardError, RewardsConfig, RewardSpec, RewardStack
-from evolpo.rewards.service_config import ServiceConfig
+from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rl.data import Group, Prompt, Response
 
 

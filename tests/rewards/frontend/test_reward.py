@@ -9,7 +9,7 @@ from evolpo.rewards import load_reward
 from evolpo.rewards.base import Reward
 from evolpo.rewards.frontend.reward import Frontend
 from evolpo.rewards.frontend.visual_judge import CHECKLIST
-from evolpo.rewards.judge import Reply
+from evolpo.rewards.judges.judge import Reply
 from evolpo.rewards.testing import check_reward, make_sample
 
 

@@ -14,8 +14,8 @@ from test_aesthetics import page, png
 
 from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
 from evolpo.rewards.frontend.visual_judge import CHECKLIST, compare, judged_aesthetics
-from evolpo.rewards.judge import JudgeError, unfenced
-from evolpo.rewards.judge_openai import OpenAIJudge
+from evolpo.rewards.judges.judge import JudgeError, unfenced
+from evolpo.rewards.judges.openai import OpenAIJudge
 
 ALL = dict.fromkeys(CHECKLIST, True)
 

@@ -1,0 +1,4 @@
+"""`evolpo plan`: what a model needs on a cluster, on paper.
+
+Nothing is loaded.
+"""

@@ -1,0 +1,56 @@
+"""The rollout of a step: prompts from the stream, responses from the engine, rewards beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evolpo.recipes.training.metrics import Timer
+from evolpo.recipes.training.parts import Parts
+from evolpo.rl.advantages import has_signal
+from evolpo.rl.curriculum import passed
+from evolpo.rl.data import Group
+
+
+def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[str, float]]:
+    """Sample and score the groups of a step; with dynamic sampling, refill those without signal by fresh prompts."""
+    config, trainer = parts.config, parts.trainer
+    wanted = config.prompts_per_step // trainer.world
+    groups: list[Group] = []
+    metrics: dict[str, float] = {"groups/total": 0.0, "groups/no_variance": 0.0, "groups/refilled": 0.0}
+    missing = wanted
+    stage = parts.curriculum.stage
+    parts.stream.mix(stage.mix)
+    sampling = config.rollout.sampling(config.responses_per_prompt, stage.max_response_tokens)
+    right = judged = 0
+    for attempt in range(config.algorithm.max_refills + 1):
+        prompts = parts.curriculum.marked(parts.stream.take(missing * trainer.world, trainer.rank, trainer.world))
+        parts.progress.phase("sampling")
+        with timer("rollout"):
+            seed = draw_seed(config.seed, step, attempt, trainer.rank)
+            scoring = parts.rewards.begin()
+            fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
+        parts.progress.phase("scoring")
+        with timer("reward"):
+            fresh = scoring.result(fresh)
+        counts = passed(fresh)
+        right, judged = right + counts[0], judged + counts[1]
+        informative = [group for group in fresh if has_signal(group)]
+        metrics["groups/total"] += len(fresh)
+        metrics["groups/no_variance"] += len(fresh) - len(informative)
+        metrics["groups/refilled"] += len(fresh) if attempt else 0
+        groups += informative if config.algorithm.max_refills else fresh
+        missing = int(trainer.max_over_ranks(wanted - len(groups)))
+        if missing <= 0:
+            break
+    metrics["accuracy"] = rate = trainer.sum_over_ranks(right) / max(trainer.sum_over_ranks(judged), 1.0)
+    if config.curriculum.stages:
+        metrics["curriculum/stage"] = parts.curriculum.number + 1.0
+        if parts.curriculum.advance(rate):
+            parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")
+    parts.progress.phase("training")
+    return groups[:wanted], metrics | parts.rewards.last_metrics
+
+
+def draw_seed(*path: int) -> int:
+    """The seed of one draw: a function of the run's seed and of where in the run it stands."""
+    return int(np.random.SeedSequence(path).generate_state(1)[0])

@@ -1,0 +1,156 @@
+"""Does the program work? Test cases decide, run in a sandbox (code reward of the Ling 2.0 report, section 4.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from evolpo.rewards.base import Sample, Scope, Score
+from evolpo.rewards.code.cases import Case, QueryCase, parse_cases
+from evolpo.rewards.code.languages import LANGUAGES, SETUP_FAILED, Language, check_language, run_case
+from evolpo.rewards.code.sandbox import Limits, SandboxError, SandboxMissing, SandboxResult
+from evolpo.rewards.service.workers import describe
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+WALL_FACTOR = 4
+"""Seconds on the clock for each CPU second of a case: a busy machine must not make a right program wrong."""
+MIN_MEMORY_MIB = 64
+
+
+def extract_program(text: str, language: str) -> str | None:
+    """The program of a response: its last fenced block in this language.
+
+    Else the last fenced block that names no language; else, if there is no fence at all, the whole text. None if there
+    are only blocks in other languages, or nothing but blanks. A block that is never closed goes to the end (CommonMark,
+    section 4.5). Other than in CommonMark a fence may be indented by more than three blanks, and tags such as
+    `<answer>` around it make no difference.
+    """
+    blocks = [token for token in _block_parser().parse(text) if token.type == "fence"]
+    names = [(token.info.split() or [""])[0].lower() for token in blocks]
+    for wanted in (LANGUAGES[language].fences, ("",)):
+        found = [block.content for block, name in zip(blocks, names, strict=True) if name in wanted]
+        if found:
+            return found[-1] if found[-1].strip() else None
+    return text if not blocks and text.strip() else None
+
+
+@functools.cache
+def _block_parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("zero").enable(["fence", "list", "blockquote"])
+
+
+class CodeTests:
+    """1 if the program in the response passes all test cases of its prompt, else 0.
+
+    The cases come from `metadata["tests"]` (see `parse_cases`), the language from `metadata["language"]`, else from the
+    options. Each case runs in a fresh sandbox, the cases of a response one after the other, as many responses at a time
+    as there are cores. A case is passed if the program ends by itself with exit code 0 and gives what is expected. The
+    artifacts of a failed response say which case failed first and how. A prompt without a usable test case, a machine
+    without a sandbox and a sandbox that fails are an infra_error, never a 0.
+    """
+
+    name = "code_tests"
+    scope: Scope = "sample"
+
+    def __init__(
+        self, language: str = "python", partial: bool = False, timeout_s: float = 4.0, memory_mib: int = 512
+    ) -> None:
+        """Set the options. Raises ValueError if one of them makes no sense.
+
+        Args:
+            language: `python`, `javascript` or `sql` (SQLite), where a prompt does not say.
+            partial: give the share of passed cases instead of all or nothing, and run all cases.
+            timeout_s: CPU seconds of a case; on the clock it has four times as long.
+            memory_mib: memory in MiB of each process of a program.
+        """
+        if language not in LANGUAGES:
+            raise ValueError(f"language {language!r} is none of {', '.join(LANGUAGES)}")
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s {timeout_s} is no deadline; give seconds above 0")
+        if memory_mib < MIN_MEMORY_MIB:
+            raise ValueError(f"memory_mib {memory_mib} is too little to start; give {MIN_MEMORY_MIB} or more")
+        self._language = language
+        self._partial = partial
+        self._limits = Limits(cpu_s=timeout_s, wall_s=WALL_FACTOR * timeout_s, memory_mib=memory_mib)
+
+    async def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """Judge the samples: one score each, in their order."""
+        loop = asyncio.get_running_loop()
+        return list(await asyncio.gather(*(loop.run_in_executor(_threads(), self._score, one) for one in samples)))
+
+    def _score(self, sample: Sample) -> Score:
+        started = time.perf_counter()
+        try:
+            score = self._judge(sample)
+        except (SandboxMissing, SandboxError, ValueError) as error:
+            score = Score.infra_error(str(error))
+        except Exception as error:  # noqa: BLE001 - one sample must not take the others of the batch with it
+            score = Score.infra_error(describe(error))
+        return replace(score, elapsed_s=time.perf_counter() - started)
+
+    def _judge(self, sample: Sample) -> Score:
+        name = sample.metadata.get("language", self._language)
+        if name not in LANGUAGES:
+            raise ValueError(f"metadata['language'] {name!r} is none of {', '.join(LANGUAGES)}")
+        cases = _checked_cases(sample, name)
+        program = extract_program(sample.text, name)
+        if program is None:
+            return Score.model_fail(f"no program in {name} found")
+        check_language(name, self._limits.memory_mib)
+        passed, reason = 0, ""
+        for index, case in enumerate(cases):
+            fault = _fault(LANGUAGES[name], program, case, self._limits, index)
+            passed += fault is None
+            if fault is not None:
+                reason = reason or f"case {index + 1} of {len(cases)}: {fault}"
+                if not self._partial:
+                    break
+        value = passed / len(cases) if self._partial else float(passed == len(cases))
+        return Score(value, artifacts={"error": reason} if reason else {})
+
+
+def _checked_cases(sample: Sample, language: str) -> list[Case]:
+    if "tests" not in sample.metadata:
+        raise ValueError("metadata['tests'] is missing: the reward needs the test cases of the prompt")
+    cases = parse_cases(sample.metadata["tests"])
+    for index, case in enumerate(cases):
+        if not isinstance(case, LANGUAGES[language].cases):
+            kinds = {"sql": "setup and rows"}.get(language, "stdin and stdout, or function, args and result")
+            raise ValueError(f"metadata['tests'][{index}] is no case for {language}, which needs {kinds}")
+    return cases
+
+
+def _fault(language: Language, program: str, case: Case, limits: Limits, index: int) -> str | None:
+    """Why the program fails this case, None if it passes. Raises ValueError if the case itself is broken."""
+    result = run_case(language, program, case, limits)
+    if isinstance(case, QueryCase) and result.exit_code == SETUP_FAILED:
+        raise ValueError(f"metadata['tests'][{index}].setup fails: {_last_line(result)}")
+    if result.kind == "timeout":
+        return f"timeout after {limits.cpu_s:g} CPU seconds or {limits.wall_s:g} s on the clock"
+    if result.kind == "output_limit":
+        return f"more than {limits.output_bytes} bytes of output"
+    if result.exit_code != 0:
+        return f"exit code {result.exit_code}: {_last_line(result)}"
+    return case.mismatch(result.stdout)
+
+
+def _last_line(result: SandboxResult) -> str:
+    lines = result.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "nothing on the standard error"
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that wait for sandboxes: one a core, for all rewards of this process together."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="code-tests")
