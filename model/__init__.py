@@ -1,4 +1,7 @@
-"""Loading models."""
+"""Models: found, made, loaded; the Ling 2.0 mixture of experts; attention over packed rows; FP8.
+
+The names below load; `ling.py` is the model, `attention.py` what the trainer puts into any model.
+"""
 
 from evolpo.model.loading import (
     DTYPES,

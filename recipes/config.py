@@ -13,7 +13,7 @@ from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rl.curriculum import CurriculumConfig
 from evolpo.rl.metrics import LoggerConfig
-from evolpo.rl.trainer import TrainerConfig
+from evolpo.rl.training.config import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
 

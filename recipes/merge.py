@@ -19,9 +19,10 @@ from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import Policy, check_supported
-from evolpo.rl.merge import DECAYS, checkpoint_weights, merge
+from evolpo.rl.merge import checkpoint_weights, merge
 from evolpo.rl.metrics import LoggerConfig, Progress, write_json
-from evolpo.rl.trainer import TrainerConfig
+from evolpo.rl.schedule import DECAYS
+from evolpo.rl.training.config import TrainerConfig
 
 REPORT = "merge.json"
 """Beside the merged model: what it was made of, and the held-out losses of all."""

@@ -31,7 +31,8 @@ from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.metrics import MetricsWriter, Progress
-from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
+from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.prompts import Problem, chat_tokens, split_heldout
 from evolpo.rollout.sources import normalise
 

@@ -11,7 +11,6 @@ checkpoints j - 1 and j by w_j. Where gradients do not change with it, that run 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +22,8 @@ import torch
 
 from evolpo import InputError
 from evolpo.model.weights import INDEX
+from evolpo.rl.schedule import DECAYS
 
-DECAYS: Mapping[str, Callable[[float], float]] = {
-    "linear": lambda progress: 1 - progress,
-    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
-    "inverse_sqrt": lambda progress: 1 - math.sqrt(progress),
-}
-"""Share of the peak learning rate, progress running from 0 to 1."""
 OTHER = ("config.json", "generation_config.json", "chat_template.jinja", "merges.txt", "vocab.json", INDEX)
 
 

@@ -1,98 +1,34 @@
-"""The trainer: DeepSpeed ZeRO 0 to 3 around a `Policy`. The only file that imports deepspeed."""
+"""The trainer: the optimizer step over a batch of rows, on DeepSpeed ZeRO 0 to 3 around a `Policy`."""
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from evolpo import InputError
-from evolpo.model import DTYPES, load_model, load_tokenizer, resolve_precision
+from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
-from evolpo.model.weights import published
-from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
-from evolpo.rl.expert_parallel import balanced_routers, prepare, spread_layers, whole_experts
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
 from evolpo.rl.totals import Totals
-
-SCHEDULES: Mapping[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
-}
-"""Learning rate after the warmup as a share of its peak; progress runs from 0 to 1."""
+from evolpo.rl.training import optimizer_state
+from evolpo.rl.training.config import TrainerConfig, learning_rate
+from evolpo.rl.training.distributed import Ranks
+from evolpo.rl.training.engine import build_engine
+from evolpo.rl.training.expert_parallel import balanced_routers
+from evolpo.rl.training.weights import named_weights
 
 SAFEGUARDS_EVERY = 10
 """Optimizer steps from one look at the safeguard metrics of FP8 to the next; looking costs time."""
 NO_ROW = Row(-1, (0,), (0,), (0,), 0.0, (0.0,))
 """Stands in where another rank has one micro-batch more: all ranks must meet in every backward pass."""
-
-
-@dataclass
-class TrainerConfig:
-    """Optimisation, precision and memory."""
-
-    zero_stage: int = 1
-    """ZeRO stage: 0 replicates all, 1 shards the optimizer, 2 also gradients, 3 also weights."""
-    precision: str = "auto"
-    """bf16 (with fp32 master weights), fp32, or auto: bf16 where the hardware multiplies it fast, else fp32."""
-    fp8: bool = False
-    """Compute the products of linear layers, experts included, in FP8, forward and backward; emulated off Hopper."""
-    learning_rate: float = 1e-6
-    """Peak learning rate of AdamW."""
-    warmup_steps: int = 0
-    """Optimizer steps over which the learning rate rises from zero."""
-    schedule: str = "constant"
-    """After the warmup: constant or cosine (to zero)."""
-    weight_decay: float = 0.0
-    """AdamW weight decay of matrices."""
-    beta2: float = 0.95
-    """AdamW second-moment decay; the first is 0.9."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this global norm."""
-    expert_parallel: int = 1
-    """Ranks that the experts of a layer are spread over, by DeepSpeed's AutoEP; 1: every rank has them all."""
-    expert_bias_rate: float = 1e-3
-    """Step of the experts' biases that evens out their load, in a model with experts; 0 leaves them."""
-    tokens_per_micro_batch: int = 2048
-    """Most tokens in one forward and backward pass of a device; a prompt counts once for its responses."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
-    save_every: int = 10
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep; 0 keeps all."""
-
-    def __post_init__(self) -> None:
-        """Check ranges and names."""
-        if self.zero_stage not in (0, 1, 2, 3):
-            raise InputError(f"trainer.zero_stage: {self.zero_stage} is none of 0, 1, 2, 3")
-        self.precision = resolve_precision(self.precision, "trainer.precision")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"trainer.schedule: {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        for name in ("learning_rate", "max_grad_norm", "tokens_per_micro_batch", "save_every"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"trainer.{name}: {getattr(self, name)} is not positive")
-        if self.expert_parallel > 1 and (self.zero_stage not in (1, 2) or self.fp8):
-            raise InputError("trainer.expert_parallel: above 1 it needs trainer.zero_stage 1 or 2 and fp8=false")
-        if self.expert_parallel < 1:
-            raise InputError(f"trainer.expert_parallel: {self.expert_parallel} is not positive")
-        for name in ("warmup_steps", "weight_decay", "expert_bias_rate", "keep_checkpoints"):
-            if getattr(self, name) < 0:
-                raise InputError(f"trainer.{name}: {getattr(self, name)} is negative")
 
 
 @dataclass
@@ -104,47 +40,6 @@ class UpdateResult:
     """By row of the batch: log-probabilities of its tokens under the policy that sampled, as the trainer sees it."""
     log_ratios: dict[int, list[float]] = field(default_factory=dict)
     """By row of the batch: log pi - log pi_old of its tokens when its gradient was taken."""
-
-
-def learning_rate(step: int, total: int, config: TrainerConfig) -> float:
-    """Learning rate of optimizer step `step` (from 0) of `total`."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / max(total - config.warmup_steps, 1)
-    return config.learning_rate * SCHEDULES[config.schedule](min(progress, 1.0))
-
-
-def init_distributed() -> tuple[int, int]:
-    """Start torch.distributed from torchrun's environment, or alone; returns (rank, world size)."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    if not torch.distributed.is_initialized():
-        # Compiled on first use where it is compatible; gloo does the same without a compiler.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(minutes=30))
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def from_rank_0(value: str) -> str:
-    """The value that rank 0 gives, on every rank."""
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def split_rows(rows: Sequence[Row], parts: int) -> list[list[int]]:
@@ -162,7 +57,7 @@ def split_rows(rows: Sequence[Row], parts: int) -> list[list[int]]:
     return split
 
 
-class Trainer:
+class Trainer(Ranks):
     """One policy and its optimizer on all ranks."""
 
     def __init__(
@@ -187,9 +82,7 @@ class Trainer:
             reference_path: the reference policy of the KL penalty; loaded only if `options.kl_coef` is not 0.
             mtp_weight: weight of the loss of multi-token prediction, in a model that has it; 0 freezes those layers.
         """
-        import deepspeed
-
-        self.rank, self.world = init_distributed()
+        super().__init__()
         self.config, self.options = config, options or LossOptions()
         self.total_updates, self.updates = total_updates, 0
         dtype = DTYPES[config.precision]
@@ -200,23 +93,11 @@ class Trainer:
             from evolpo.model.fp8 import use_fp8
 
             use_fp8(self.policy.model)
-        if config.zero_stage == 3 and routers(self.policy):
-            from evolpo.model.ling import SparseMLP
-
-            deepspeed.utils.set_z3_leaf_modules(self.policy, [SparseMLP])  # all experts at once, whichever are used
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
         self.reference = self._load_reference(reference_path, dtype, temperature)
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=self.policy,
-            model_parameters=self._parameter_groups(),
-            optimizer=self._make_adam,
-            config=self._deepspeed_config(),
-        )
-        # With bf16 and stage 0 DeepSpeed makes an empty step at start-up, which Adam's bias correction would count.
-        getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
-        self.engine.clip_fp32_gradients = self._clip_fp32_gradients
+        self.engine, self.optimizer = build_engine(self.policy, config, self.world)
         self.routers = balanced_routers(self.policy)
         self.device = self.engine.device
         if self.reference is not None:
@@ -227,42 +108,6 @@ class Trainer:
             return None
         assert path is not None, "a KL penalty needs a reference policy"
         return Policy(load_model(path, dtype), temperature).eval().requires_grad_(False)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        return [
-            {
-                "name": "matrices",
-                "params": [p for p in parameters if p.dim() >= 2],
-                "weight_decay": self.config.weight_decay,
-            },
-            {"name": "vectors", "params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-
-    def _make_adam(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-        if self.config.expert_parallel > 1:
-            from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
-
-            groups = split_params_into_different_moe_groups_for_optimizer(groups)
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, self.config.beta2), fused=True)
-
-    def _deepspeed_config(self) -> dict[str, Any]:
-        spread = self.config.expert_parallel
-        experts = {"expert_parallel": prepare(self.policy, spread, self.world)} if spread > 1 else {}
-        return experts | {
-            "train_micro_batch_size_per_gpu": 1,
-            "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
-            "gradient_clipping": self.config.max_grad_norm,
-            "bf16": {"enabled": self.config.precision == "bf16"},
-            "zero_optimization": {"stage": self.config.zero_stage, "overlap_comm": False},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 1 << 60,
-        }
-
-    def _clip_fp32_gradients(self) -> None:
-        """Clip under fp32 and stage 0, where DeepSpeed's own method would drop the norm."""
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        self.engine._global_grad_norm = float(norm)
 
     # -- one update ---------------------------------------------------------------------------------------------
 
@@ -428,25 +273,7 @@ class Trainer:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
-        model = self.policy.model
-        spread = spread_layers(model)
-        for name, layer in spread.items():
-            yield from whole_experts(layer, name)
-        moved = tuple(f"{name}.{part}." for name in spread for part in ("router", "experts"))
-        saved = model.state_dict(keep_vars=True)
-        named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
-        named = [(name, tensor) for name, tensor in named if not name.startswith(moved)]
-        if self.config.zero_stage < 3:
-            for name, tensor in named:
-                yield from published(name, tensor.data)
-            return
-        import deepspeed
-
-        for start in range(0, len(named), 64):
-            part = named[start : start + 64]
-            with deepspeed.zero.GatheredParameters([t for _, t in part if isinstance(t, torch.nn.Parameter)]):
-                for name, tensor in part:
-                    yield from published(name, tensor.data)
+        yield from named_weights(self.policy.model, self.config.zero_stage)
 
     def save_model(self, folder: Path) -> None:
         """Write the model in Hugging Face layout; every rank takes part, rank 0 writes."""
@@ -470,30 +297,6 @@ class Trainer:
             InputError: the checkpoint was written by another number of ranks or another ZeRO stage.
         """
         optimizer_state.load(self.optimizer, self.config.zero_stage, folder, self.rank, self.world)
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        torch.distributed.barrier()
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in order of rank."""
-        gathered: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(gathered, value)
-        return gathered
-
-    def sum_over_ranks(self, value: float) -> float:
-        """Sum of a number over all ranks."""
-        return _all_reduce(value, torch.distributed.ReduceOp.SUM, self.device)
-
-    def max_over_ranks(self, value: float) -> float:
-        """Largest of a number over all ranks."""
-        return _all_reduce(value, torch.distributed.ReduceOp.MAX, self.device)
-
-
-def _all_reduce(value: float, operation: Any, device: torch.device) -> float:
-    tensor = torch.tensor([value], dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(tensor, operation)
-    return float(tensor)
 
 
 def _store(into: dict[int, list[float]], micro: MicroBatch, values: Tensor) -> None:

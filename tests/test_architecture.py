@@ -1,6 +1,7 @@
 """Who may import whom, and that everything public is documented and typed: read from source, nothing is imported."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,11 @@ ALLOWED = {
     "recipes": ("evolpo.model", "evolpo.rl", "evolpo.rollout", "evolpo.rewards"),
 }
 ONLY_IN = {
-    "deepspeed": {"rl/trainer.py"},
+    "deepspeed": {"rl/training/engine.py", "rl/training/distributed.py", "rl/training/weights.py"},
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_ling.py"},
 }
+SHARED = {"runs", "drawing", "training", "conf"}
+"""Rooms of recipes/ that the others share; every other folder there is the family of one command."""
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
@@ -94,6 +97,85 @@ def test_nobody_imports_recipes(name):
     assert not [target for target in imports(name) if inside(target, "evolpo.recipes")]
 
 
+def family(module: list[str]) -> str | None:
+    """The family of recipes/ that a module belongs to: `evolpo.recipes.bench.fp8` -> bench."""
+    inner = module[2:] if module[:2] == ["evolpo", "recipes"] else []
+    found = inner[0] if inner and (ROOT / "recipes" / inner[0]).is_dir() else None
+    return None if found in SHARED else found
+
+
+def foreign_families(name: str, source: str | None = None) -> list[str]:
+    """Imports of a family of recipes/ by another one, or by what the families share."""
+    module = module_of(name)
+    if module[:2] != ["evolpo", "recipes"] or (len(module) < 4 and not name.endswith("__init__.py")):
+        return []
+    return [t for t in imports(name, source) if family(t.split(".")) not in (None, family(module))]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("recipes/")])
+def test_a_family_imports_what_is_shared_and_no_other_family(name):
+    assert foreign_families(name) == []
+
+
+def test_the_rule_of_families_catches():
+    assert foreign_families("recipes/bench/x.py", "from evolpo.recipes.compare.plan import ALGORITHMS")
+    assert foreign_families("recipes/runs/x.py", "from evolpo.recipes.report.report import write_report")
+    assert not foreign_families("recipes/bench/x.py", "from evolpo.recipes.runs.checks import check_positive")
+    assert not foreign_families("recipes/bench/x.py", "from evolpo.recipes.bench import step")
+    assert not foreign_families("recipes/train.py", "from evolpo.recipes.report.report import write_report")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("recipes/runs/", "recipes/drawing/"))])
+def test_what_commands_share_imports_no_command(name):
+    own = ("evolpo.recipes.runs", "evolpo.recipes.drawing", "evolpo.recipes.config")
+    theirs = [target for target in imports(name) if inside(target, "evolpo.recipes")]
+    assert [target for target in theirs if not any(inside(target, one) for one in own)] == []
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Every set of modules that reach each other, by depth-first search from each."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    return sorted({tuple(sorted(b for b in reach[a] if a in reach[b])) for a in graph if a in reach[a]})
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    modules = {".".join(module_of(name)): name for name in NAMES}
+
+    def target_module(target: str) -> str | None:
+        return next((t for t in (target, target.rpartition(".")[0]) if t in modules), None)
+
+    graph = {
+        module: {found for t in imports(name) if (found := target_module(t)) and found != module}
+        for module, name in modules.items()
+    }
+    assert circles(graph) == []
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [("b", "c")]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("__init__.py")])
+def test_every_folder_says_in_two_sentences_what_lives_there(name):
+    text = " ".join((ast.get_docstring(tree_of(name)) or "").split())
+    assert len(re.findall(r"[.!?](?= |$)", text)) >= 2
+
+
+def test_the_loop_is_easy_to_read():
+    assert len((ROOT / "recipes" / "train.py").read_text().splitlines()) <= 150
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_our_own_packages_are_imported_by_full_name(name):
     assert not [target for target in imports(name) if target.split(".")[0] in PACKAGES]
@@ -133,8 +215,8 @@ def test_the_rules_let_pass(name, source):
 
 def test_heavy_libraries_are_caught_wherever_they_are_imported():
     assert foreign_heavy("rl/losses.py", "def f():\n    import deepspeed.comm") == ["deepspeed.comm"]
-    assert foreign_heavy("rl/trainer.py", "from vllm import LLM") == ["vllm.LLM"]
-    assert foreign_heavy("rl/trainer.py", "import deepspeed") == []
+    assert foreign_heavy("rl/training/engine.py", "from vllm import LLM") == ["vllm.LLM"]
+    assert foreign_heavy("rl/training/engine.py", "import deepspeed") == []
 
 
 # -- documentation and annotations --------------------------------------------------------------------------------

@@ -249,7 +249,8 @@ def build_batch(groups: Sequence[Group], tokenizer: Any) -> Batch:
 def load_evolpo(task: StepTask) -> tuple[Trainer, VllmEngine, list[Prompt]]:
     """The trainer, then the engine in the same process, and the prompts."""
     from evolpo.rl.data import Prompt
-    from evolpo.rl.trainer import Trainer, TrainerConfig
+    from evolpo.rl.trainer import Trainer
+    from evolpo.rl.training.config import TrainerConfig
     from evolpo.rollout.engine import RolloutConfig
     from evolpo.rollout.prompts import chat_tokens
     from evolpo.rollout.vllm_engine import VllmEngine

@@ -21,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from evolpo.model import DTYPES, load_tokenizer
 from evolpo.recipes.bench.step import LEARNING_RATE, StepTask, Stopwatch, Turns, reward
-from evolpo.rl.trainer import TrainerConfig
+from evolpo.rl.training.config import TrainerConfig
 
 MICRO_BATCH = 8
 """Responses in one forward and backward pass: TRL's own default. On a CPU all 32 at once need 7% less CPU time, but

@@ -204,7 +204,7 @@ def work(config: CompareConfig) -> None:
 def _engine(run: PlannedRun) -> RolloutEngine:
     from evolpo.model import model_folder
     from evolpo.recipes.runs.engine import start_engine
-    from evolpo.rl.trainer import init_distributed
+    from evolpo.rl.training.distributed import init_distributed
 
     init_distributed()
     config = run.config

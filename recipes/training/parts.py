@@ -19,7 +19,8 @@ from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
 from evolpo.rl.curriculum import Curriculum
 from evolpo.rl.data import Prompt
 from evolpo.rl.metrics import MetricsWriter, Progress, SampleTable
-from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
+from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
 from evolpo.rollout.prompts import PromptStream, encode_problems, split_heldout
 

@@ -1,31 +1,14 @@
 """The command line: help, checks without a model, and one clear line for every mistake."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from command_line import run
 
 from evolpo.recipes import cli
 
 SMALL = ["data.train=[{kind: reasoning_gym, family: chain_sum, size: 50}]", "data.heldout_size=10"]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    GlobalHydra.instance().clear()
-    old = sys.argv
-    sys.argv = ["evolpo", *arguments]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = old
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "evaluate", "compare", "model path", "bench step"])

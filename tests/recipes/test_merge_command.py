@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from processes import finish, run_folder, start
 from test_sft import command, single_loss
-from test_train import finish, run_folder, start
 
 from evolpo.model import load_model, load_tokenizer
 from evolpo.recipes import cli, merge

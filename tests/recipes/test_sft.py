@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from test_train import finish, kill_while_saving, run_folder, start, timeless
+from processes import finish, kill_while_saving, run_folder, start, timeless
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer

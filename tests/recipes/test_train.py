@@ -1,14 +1,11 @@
 """Whole runs on a tiny model with real vLLM and DeepSpeed: files, resume after kill -9, two ranks, dynamic sampling."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import finish, kill_while_saving, run_folder, start, timeless
 from safetensors.torch import load_file
 
 from evolpo.rl.checkpoint import list_checkpoints
@@ -55,43 +52,6 @@ def command(model: str, name: str, *extra: str) -> list[str]:
         "algorithm.optimizer_steps=2",
     ]
     return [sys.executable, "-m", "evolpo.recipes.cli", "train", *fields, *extra]
-
-
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        arguments, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, err[-3000:]
-    return out, err
-
-
-def run_folder(folder: Path, name: str) -> Path:
-    [run] = (folder / "outputs" / name).iterdir()
-    return run
-
-
-def kill_while_saving(process: subprocess.Popen[str], folder: Path, name: str, step: int) -> None:
-    """kill -9 at the moment at which the checkpoint of a step is being written."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if list(folder.glob(f"outputs/{name}/*/checkpoints/.step_{step}.partial/*")):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        time.sleep(0.002)
-    raise AssertionError("no checkpoint was begun")
-
-
-def timeless(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Metrics without what a clock measured."""
-    clocks = ("seconds", "time", "tokens_per_s", "sync/")
-    return [{k: v for k, v in row.items() if not k.startswith(clocks) and "seconds" not in k} for row in rows]
 
 
 @pytest.mark.timeout(600)

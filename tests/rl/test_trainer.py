@@ -15,8 +15,9 @@ from trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model
 from evolpo.rl.data import Row
-from evolpo.rl.optimizer_state import OPTIMIZER
-from evolpo.rl.trainer import TrainerConfig, learning_rate, split_rows
+from evolpo.rl.trainer import split_rows
+from evolpo.rl.training.config import TrainerConfig, learning_rate
+from evolpo.rl.training.optimizer_state import OPTIMIZER
 
 STAGES = (0, 1, 2, 3)
 RATE = 1e-3

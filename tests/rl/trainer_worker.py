@@ -15,7 +15,8 @@ import torch
 from evolpo import InputError
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import LOSSES, LossOptions
-from evolpo.rl.trainer import Trainer, TrainerConfig
+from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.config import TrainerConfig
 
 GROUPS, SIZE, VOCABULARY = 4, 3, 300
 SILENT_GROUP = 1  # its advantages are zero

@@ -122,7 +122,7 @@ def test_a_side_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path, mo
         ({"steps": 0}, "steps: 0 is not positive"),
         ({"max_response_tokens": -1}, "max_response_tokens: -1 is not positive"),
         ({"responses_per_prompt": 1}, "responses_per_prompt: 1 is no group; give at least 2"),
-        ({"warmup": -1}, "warmup: -1 is negative"),
+        ({"warmup": -1}, "warmup: -1 is negative; give 0 or more"),
         ({"precision": "fp8"}, "precision: 'fp8' is none of auto, bf16, fp32"),
         ({"output": "step"}, "output: 'step' does not end in .json; give the file of the results"),
     ],

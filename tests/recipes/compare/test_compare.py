@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run as command_line
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from test_cli import run as command_line
-from test_train import timeless
+from processes import timeless
 
 from evolpo import InputError
 from evolpo.recipes import cli

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run as command
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import run as command
-from test_report import Page
+from parsed_page import Page
 
 from evolpo import InputError
 from evolpo.recipes.pareto.page import verdict

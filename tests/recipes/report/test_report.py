@@ -2,10 +2,10 @@ import json
 import math
 import random
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from parsed_page import Page
 
 from evolpo.recipes.report.report import SHOWN_STEPS, write_report
 from evolpo.rl.metrics import LoggerConfig, MetricsWriter, SampleRow, SampleTable
@@ -120,43 +120,6 @@ def fake_run(run: Path, steps: int, finished: bool = True) -> Path:
     if finished:
         (run / "summary.json").write_text(json.dumps(SUMMARY))
     return run
-
-
-class Page(HTMLParser):
-    """Collects what is on a page, and checks that every element is closed."""
-
-    VOID = ("meta", "input", "br", "path", "use", "rect", "image")
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(path.read_text())
-        assert self.open == []
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def all(self, tag: str, of_class: str = "") -> list[dict[str, str | None]]:
-        return [a for name, a in self.tags if name == tag and of_class in [*(a.get("class") or "").split(), ""]]
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.words.append(data)
 
 
 @pytest.fixture(scope="module")

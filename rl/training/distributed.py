@@ -1,0 +1,76 @@
+"""The ranks of a run: started, and what they tell each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+
+def init_distributed() -> tuple[int, int]:
+    """Start torch.distributed from torchrun's environment, or alone; returns (rank, world size)."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if not torch.distributed.is_initialized():
+        # Compiled on first use where it is compatible; gloo does the same without a compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(minutes=30))
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def from_rank_0(value: str) -> str:
+    """The value that rank 0 gives, on every rank."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Ranks:
+    """All processes of a run, this one among them."""
+
+    def __init__(self) -> None:
+        """Join them; see `init_distributed`."""
+        self.rank, self.world = init_distributed()
+        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        torch.distributed.barrier()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order of rank."""
+        gathered: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def sum_over_ranks(self, value: float) -> float:
+        """Sum of a number over all ranks."""
+        return self._all_reduce(value, torch.distributed.ReduceOp.SUM)
+
+    def max_over_ranks(self, value: float) -> float:
+        """Largest of a number over all ranks."""
+        return self._all_reduce(value, torch.distributed.ReduceOp.MAX)
+
+    def _all_reduce(self, value: float, operation: Any) -> float:
+        tensor = torch.tensor([value], dtype=torch.float64, device=self._device)
+        torch.distributed.all_reduce(tensor, operation)
+        return float(tensor)
