@@ -13,6 +13,8 @@ lock=requirements/$kind.lock
 python=${PYTHON:-python3}
 [ -x "$venv/bin/python" ] && python=$venv/bin/python
 started=$SECONDS
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
 say() { echo "set-up: $*"; }
 fail() { say "$*" >&2; exit 1; }
@@ -35,10 +37,12 @@ find_missing() {
 }
 find_missing
 if [ $((${#needed[@]} + ${#useful[@]})) -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "apt-get install ${needed[*]} ${useful[*]}"
-    apt-get update >/dev/null
-    for package in "${needed[@]}" "${useful[@]}"; do
-        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" >/dev/null || true
+    wanted=("${needed[@]}" "${useful[@]}")
+    say "apt-get install ${wanted[*]}"
+    apt-get update &>"$work/log" || cat "$work/log" >&2
+    for package in "${wanted[@]}"; do
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" &>"$work/log" ||
+            cat "$work/log" >&2
     done
     find_missing
 fi
@@ -50,13 +54,11 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])')
 
-progress() { # what pip is at: the file that it takes, or how much of an installation is in place
-    awk '/^ *Downloading /{what = $2 " " $3 $4} /^Progress /{part = int(100 * $2 / $4) "% of "} /^Installing/{what = ""; part = ""; n = NF - 3}
-        END {if (n) print "installing " n " packages"; else print part what}' "$work/log"
+progress() { # what pip is at
+    awk '/^ *(Collecting|Processing) /{n++} /^ *Downloading /{what = "taking " $2} /^ *Building wheel for /{what = "building " $4; part = ""}
+        /^Progress /{part = ", " int(100 * $2 / $4) "%"} /^Installing/{what = "installing"; part = ""}
+        END {print n " packages found, " what part}' "$work/log"
 }
 run() { # what, command...: its output only where it fails, and a line every quarter of a minute
     say "$1 ($((SECONDS - started)) s)"
