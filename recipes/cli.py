@@ -80,8 +80,19 @@ def run(arguments: list[str]) -> None:
     hydra.main(version_base=None, config_path="conf", config_name=command.config)(job)()
 
 
+def quiet_libraries() -> None:
+    """Switch off the progress bars of tqdm, transformers, datasets and the hub where stderr is no terminal.
+
+    They read these variables when they are first imported, here and in the processes that this one starts.
+    """
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
+
+
 def main() -> None:
     """Entry point of `evolpo`."""
+    quiet_libraries()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the virtual environment for a machine without a GPU from the lock file. Usage: scripts/setup.sh FOLDER
+# Build the virtual environment from a lock file. Usage: scripts/setup.sh FOLDER [cpu|gpu]
 #
 # torch comes first and with its own requirements: where pip knows an index with PyTorch's CPU build (see README, "Set-up")
 # it takes that one, elsewhere the ordinary build, which runs on a CPU as well but is several GB larger.
@@ -8,49 +8,81 @@
 set -euo pipefail
 
 venv=${1:-.venv}
-lock=requirements/cpu.lock
+kind=${2:-cpu}
+lock=requirements/$kind.lock
+python=${PYTHON:-python3}
+[ -x "$venv/bin/python" ] && python=$venv/bin/python
 started=$SECONDS
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-"${PYTHON:-python3}" - <<'PY'
-import sys
-if sys.version_info[:2] != (3, 11):
-    sys.exit(f"set-up: the lock file is for Python 3.11, this is {sys.version.split()[0]}; name another: make PYTHON=python3.11")
-PY
-# One package of reasoning-gym is compiled.
-"${PYTHON:-python3}" - <<'PY'
-import pathlib, shutil, sys, sysconfig
-header = pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h"
-if not (shutil.which("cc") or shutil.which("gcc")) or not header.exists():
-    sys.exit("set-up: needs a C compiler and Python's headers; on Debian or Ubuntu: apt-get install gcc python3-dev")
-PY
-# Rewards run code in a sandbox and pages in a browser; these are Debian's packages.
-missing=()
-for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
-    command -v "${program%%:*}" >/dev/null || missing+=("${program##*:}")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "set-up: apt-get install ${missing[*]}"
-        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"; } >/dev/null
-    else
-        echo "set-up: the rewards for code and front ends, and their tests, need: apt-get install ${missing[*]}" >&2
-    fi
-fi
-if [ ! -x "$venv/bin/python" ]; then
-    echo "set-up: creating $venv"
-    "${PYTHON:-python3}" -m venv "$venv" || { echo "set-up: cannot create $venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
-fi
-pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-# pip warns of every package that an additional index does not have; what matters stops the script.
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-run() {
-    echo "set-up: $1 ($((SECONDS - started)) s)"
-    shift
-    "$@" 2>"$log" || { cat "$log" >&2; exit 1; }
+say() { echo "set-up: $*"; }
+fail() { say "$*" >&2; exit 1; }
+
+there=$(cat "$venv/.installed" 2>/dev/null || true)
+[ -z "$there" ] || [ "$there" = "$kind" ] || fail "$venv is the environment of requirements/$there.lock; make clean removes it"
+command -v "$python" >/dev/null || fail "needs $python; on Debian or Ubuntu: apt-get install python3 python3-venv python3-dev gcc"
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
+    fail "needs Python 3.11, 3.12 or 3.13, and this is $("$python" --version); name another: make PYTHON=python3.13"
+
+find_missing() {
+    needed=() # One package of reasoning-gym is compiled.
+    [ -x "$venv/bin/python" ] || "$python" -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
+    [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || needed+=(python3-dev)
+    command -v cc >/dev/null || command -v gcc >/dev/null || needed+=(gcc)
+    useful=() # Rewards run code in a sandbox and pages in a browser.
+    for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
+        command -v "${program%%:*}" >/dev/null || useful+=("${program##*:}")
+    done
 }
-run "torch" "${pip[@]}" install --constraint "$lock" "$(grep '^torch==' "$lock")"
-run "packages of the lock file" "${pip[@]}" install --no-deps --requirement "$lock"
-run "deepspeed" "${pip[@]}" install --no-deps --no-build-isolation deepspeed==0.19.8
+find_missing
+if [ $((${#needed[@]} + ${#useful[@]})) -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    wanted=("${needed[@]}" "${useful[@]}")
+    say "apt-get install ${wanted[*]}"
+    apt-get update &>"$work/log" || cat "$work/log" >&2
+    for package in "${wanted[@]}"; do
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" &>"$work/log" ||
+            cat "$work/log" >&2
+    done
+    find_missing
+fi
+[ ${#needed[@]} = 0 ] || fail "missing; on Debian or Ubuntu: apt-get install ${needed[*]} ${useful[*]}"
+[ ${#useful[@]} = 0 ] || say "the rewards for code and front ends, and their tests, need: apt-get install ${useful[*]}" >&2
+
+if [ ! -x "$venv/bin/python" ]; then
+    say "creating $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+fi
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
+
+progress() { # what pip is at
+    awk '/^ *(Collecting|Processing) /{n++} /^ *Downloading /{what = "taking " $2} /^ *Building wheel for /{what = "building " $4; part = ""}
+        /^Progress /{part = ", " int(100 * $2 / $4) "%"} /^Installing/{what = "installing"; part = ""}
+        END {print n " packages found, " what part}' "$work/log"
+}
+run() { # what, command...: its output only where it fails, and a line every quarter of a minute
+    say "$1 ($((SECONDS - started)) s)"
+    local begun=$SECONDS
+    "${@:2}" >"$work/log" 2>&1 &
+    local job=$!
+    while kill -0 $job 2>/dev/null; do
+        sleep 1
+        [ $(((SECONDS - begun) % 15)) != 14 ] || say "    $((SECONDS - started)) s: $(progress)"
+    done
+    wait $job || { cat "$work/log" >&2; exit 1; }
+}
+
+pinned() { grep "^$1==" "$lock"; }
+run "pip" "${pip[@]}" install --no-deps "$(pinned pip)"
+# The ordinary torch brings CUDA libraries, whose versions the other lock has.
+torch=("$(pinned torch)" --constraint "$lock" --constraint requirements/gpu.lock)
+"${pip[@]}" install --quiet --dry-run --report "$work/report" "${torch[@]}" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
+size=$("$venv/bin/python" scripts/download_size.py <"$work/report")
+run "${size:-torch}" "${pip[@]}" install --progress-bar raw "${torch[@]}"
+# deepspeed looks at torch while it is built, which a build of its own would take anew.
+grep -v '^deepspeed==' "$lock" >"$work/others"
+run "$(grep -c == "$work/others") packages of $lock" "${pip[@]}" install --progress-bar raw --no-deps --requirement "$work/others"
+run "deepspeed" "${pip[@]}" install --no-deps --no-build-isolation "$(pinned deepspeed)"
 run "evolpo" "${pip[@]}" install --no-deps --no-build-isolation --editable .
-echo "set-up: done in $((SECONDS - started)) s"
+echo "$kind" >"$venv/.installed"
+say "done in $((SECONDS - started)) s"

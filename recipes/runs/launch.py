@@ -46,7 +46,9 @@ def launched(command: str, processes: int = 1) -> bool:
     launcher = [sys.executable]
     if count > 1:
         environment.setdefault("OMP_NUM_THREADS", str(threads_each(count)))
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        # By address: torchrun waits for minutes where the machine's own name does not resolve.
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        launcher += ["--nproc-per-node", str(count)]
     arguments = job.overrides.task if sweeping else sys.argv[1:]
     code = subprocess.call([*launcher, "-m", "evolpo.recipes.cli", command, *arguments], env=environment)
     if code:

@@ -1,6 +1,11 @@
 """The command line: help, checks without a model, and one clear line for every mistake."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -104,3 +109,37 @@ def test_a_mistake_is_one_line(
     assert err.startswith("evolpo: ")
     assert err.count("\n") == 1
     assert all(part in err for part in parts), err
+
+
+BARS = """
+from evolpo.recipes.cli import quiet_libraries
+quiet_libraries()
+import datasets.utils, huggingface_hub.utils, tqdm.auto, transformers.utils.logging
+for kind in (datasets.utils.tqdm, huggingface_hub.utils.tqdm, tqdm.auto.tqdm, transformers.utils.logging.tqdm):
+    for _ in kind([1], desc=f"bar of {kind.__module__}"):
+        pass
+"""
+
+
+def test_bars_of_libraries_are_for_terminals() -> None:
+    clean = {name: value for name, value in os.environ.items() if "DISABLE" not in name}
+    log = subprocess.run([sys.executable, "-c", BARS], env=clean, stderr=subprocess.PIPE, text=True, check=True)
+    assert "bar of" not in log.stderr
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with subprocess.Popen([sys.executable, "-c", BARS], env=clean, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while chunk := read_terminal(terminal):
+            shown += chunk
+    os.close(terminal)
+    assert process.returncode == 0
+    assert shown.count(b"100%") == 4
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What comes from a terminal next; nothing once nobody writes to it any more, which Linux reports as an error."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""

@@ -226,7 +226,8 @@ def test_the_held_out_loss_is_that_of_the_models_own_logits(twins: tuple[Path, P
 
 @pytest.mark.timeout(300)
 def test_two_ranks_share_the_held_out_examples(tiny_model_path: str, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launcher += ["--nproc-per-node", "2"]
     finish(start([*launcher, *command(tiny_model_path, "name=two", "steps=1")[1:]], tmp_path))
     check_losses(run_folder(tmp_path, "two"), 1)
 
