@@ -8,7 +8,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from evolpo.rewards.answer import extract_answer
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
+from evolpo.rewards.fit import an_answer, needs
 
 _MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb)\s*\{([^{}]*)\}|[*_`$\"']|\\[()\[\]]")
 _LETTER = re.compile(r"(?:option|choice)?\s*[(\[]?\s*([A-Z])\s*[)\]]?\s*[.:]?", re.IGNORECASE)
@@ -29,6 +31,7 @@ _WORD = re.compile(r"\s+(?!(?:because|since|as|for|which|due)\b)\w")
 
 
 @sample_reward
+@needs(an_answer)
 def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     r"""1 if the response chooses the option of the reference answer, else 0.
 
@@ -46,15 +49,16 @@ def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
         ValueError: there is no reference answer, it names no option, or the options are malformed.
     """
     options = _options(sample.metadata.get("choices"))
-    if not sample.answer:
+    accepted = answer_texts(sample.answer)
+    if not accepted:
         raise ValueError("the prompt has no reference answer")
-    reference = _exact(sample.answer, options)
-    if reference is None:
+    references = {_exact(one, options) for one in accepted}
+    if None in references:
         raise ValueError(f"the reference answer {sample.answer!r} names no option, or more than one")
     letter = chosen_letter(sample.text, options, tolerant)
     if letter is None:
         return Score.model_fail("no single option chosen")
-    return Score(float(letter == reference), artifacts={"answer": letter})
+    return Score(float(letter in references), artifacts={"answer": letter})
 
 
 def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False) -> str | None:

@@ -119,9 +119,9 @@ def test_jsonl_parquet_and_local_hugging_face_data_give_the_same_problems(tmp_pa
     for source in sources:
         problems = load_problems([source])
         assert [(p.text, p.answer, p.difficulty, p.metadata) for p in problems] == [
-            ("Is 0 even?", "0", "easy", {"topic": "parity"}),
-            ("Is 1 even?", "1", "easy", {"topic": "parity"}),
-            ("Is 2 even?", "0", "hard", {"topic": "parity"}),
+            ("Is 0 even?", 0, "easy", {"topic": "parity"}),
+            ("Is 1 even?", 1, "easy", {"topic": "parity"}),
+            ("Is 2 even?", 0, "hard", {"topic": "parity"}),
         ]
 
 
@@ -144,11 +144,20 @@ GOOD = {"prompt": "p", "answer": "a"}
         ([GOOD, '{"prompt": '], {}, r"^data\.train\[0\]\.path: .*x\.jsonl line 2: not valid JSON \(.*column 11\)"),
         ([GOOD, "[1]"], {}, r"^data\.train\[0\]\.path: .*line 2: a list, not an object"),
         (
-            [{"question": "p", "answer": "a"}],
+            [{"riddle": "p", "answer": "a"}],
             {},
+            r"prompt_column: .*line 1 has none of the columns prompt, problem, .*; it has: riddle, answer; name one$",
+        ),
+        (
+            [{"question": "p", "answer": "a"}],
+            {"prompt_column": "prompt"},
             r"prompt_column: .*line 1 has no column 'prompt'; it has: question, answer$",
         ),
-        ([{"prompt": "p", "gold": "a"}], {}, r"answer_column: .*no column 'answer'; it has: prompt, gold; use \"\" if"),
+        (
+            [{"prompt": "p", "gold": "a"}],
+            {"answer_column": "answer"},
+            r"answer_column: .*no column 'answer'; it has: prompt, gold; use \"\" if",
+        ),
         ([GOOD], {"difficulty_column": "level"}, r"difficulty_column: .*no column 'level'; it has: prompt, answer"),
         ([{"prompt": ["p"], "answer": "a"}], {}, r"prompt_column: .*line 1: column 'prompt' holds a list"),
         ([{"prompt": "  ", "answer": "a"}], {}, r"prompt_column: .*line 1: column 'prompt' holds empty text"),
@@ -177,7 +186,7 @@ def test_a_malformed_file_gets_one_line_with_field_and_place(tmp_path, rows, cha
         (chain_sum(weight=0.0), r"weight: 0\.0 is no share"),
         (SourceConfig(), r"family: is empty"),
         (SourceConfig(kind="jsonl"), r"path: is empty"),
-        (SourceConfig(kind="csv"), r"kind: 'csv' is unknown; use one of reasoning_gym, jsonl"),
+        (SourceConfig(kind="csv"), r"kind: 'csv' is unknown; use one of reasoning_gym, file, jsonl"),
     ],
 )
 def test_a_wrong_source_gets_one_line_with_its_field(source, message):
