@@ -169,7 +169,7 @@ def _read(source: SourceConfig, index: int, where: str, seed: int) -> tuple[Read
         raise InputError(f"{where}: has no problem; {source.path} holds no rows")
     # The name of the file, not its path: moving the data must not change the ids.
     name = source.path if source.kind == "huggingface" else Path(source.path).name
-    reader = reader_for(source, [row for _, row in head], head[0][0], where, f"{source.kind}:{name}", index)
+    reader = reader_for(source, head, where, f"{source.kind}:{name}", index)
     return reader, (reader.problem(row, place) for place, row in chain(head, placed))
 
 

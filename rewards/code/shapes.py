@@ -93,7 +93,7 @@ def _parsed(tests: Any, name: str, setup: str = "") -> list[Case]:
     value = _json(tests)
     if isinstance(value, str):
         if "assert" in value or "def check(" in value:
-            return [ScriptCase(value, "", setup)]
+            return [ScriptCase(_after(setup, value))]
         unpacked = _unpacked(value)
         return _parsed(unpacked, name, setup) if unpacked is not None else parse_cases(tests)
     if isinstance(value, Mapping):
@@ -101,16 +101,21 @@ def _parsed(tests: Any, name: str, setup: str = "") -> list[Case]:
             return _pairs(value, name)
         if "assert_case" in value:
             return _parsed(value["assert_case"], f"{name}.assert_case", setup)
-        return parse_cases([value]) if any(value.get(one) is not None for one in _OWN) else parse_cases(tests)
+        if any(value.get(one) is not None for one in _OWN):
+            return parse_cases([value])
     if not isinstance(value, Sequence) or not value:
-        return parse_cases(tests)
+        return parse_cases(tests) if "tests" in name else _unknown(name)
     if all(isinstance(one, str) for one in value):
-        return [ScriptCase(one, "", setup) for one in value]
+        return [ScriptCase(_after(setup, one)) for one in value]
     if any(isinstance(one, Mapping) and any(one.get(key) is not None for key in _OWN) for one in value):
         return parse_cases(value)
     if all(isinstance(one, Mapping) and ("input" in one or "inputs" in one) for one in value):
         return [case for index, one in enumerate(value) for case in _foreign(one, f"{name}[{index}]")]
     return parse_cases(value)
+
+
+def _unknown(name: str) -> list[Case]:
+    raise ValueError(f"{name} holds no test case of a known kind")
 
 
 def _foreign(test: Mapping[str, Any], name: str) -> list[Case]:
@@ -210,12 +215,13 @@ def _unpacked(text: str) -> Any:
 def _script(test: str, entry: str, there: Mapping[str, Any], prompt: str) -> ScriptCase:
     """A script; the head that HumanEval's prompts are, or a column `prompt`, goes before program and tests."""
     setup = _setup(there)
-    if not entry:
-        return ScriptCase(test, "", setup)
-    for head in (there.get("prompt"), prompt):
-        if isinstance(head, str) and _is_python(head):
-            return ScriptCase(test, entry, f"{head}\n{setup}".strip())
-    return ScriptCase(test, entry, setup)
+    heads = (there.get("prompt"), prompt) if entry else ()
+    head = next((one for one in heads if isinstance(one, str) and _is_python(one)), "")
+    return ScriptCase(_after(setup, test), entry, head)
+
+
+def _after(setup: str, test: str) -> str:
+    return f"{setup}\n{test}" if setup else test
 
 
 def _is_python(text: str) -> bool:

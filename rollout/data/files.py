@@ -25,6 +25,7 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 _MAGIC_PARQUET = b"PAR1"
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+_WRAPPERS = ("data", "rows", "examples", "instances", "items", "problems", "train", "test")
 _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val", "dev", "eval"), "validation"
 )
@@ -163,7 +164,7 @@ def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
     whole = first.lstrip().startswith("[")
     if not whole:
         try:
-            json.loads(first)
+            whole = _holds_rows(json.loads(first))
         except json.JSONDecodeError:
             whole = first.strip() == "{" or _format_of(file) == ".json"
     if whole:
@@ -173,6 +174,12 @@ def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
     for number, line in enumerate(_lines(text), start=number + 1):  # noqa: B020
         if line.strip():
             yield from _json_line(line, f"{file} line {number}", field)
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether an object is a wrapper around rows, by the names that such wrappers have."""
+    rows = [value.get(name) for name in _WRAPPERS] if isinstance(value, dict) else []
+    return any(isinstance(one, list) and one and isinstance(one[0], dict) for one in rows)
 
 
 def _lines(text: IO[str]) -> Iterator[str]:

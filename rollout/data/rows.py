@@ -10,6 +10,7 @@ from evolpo import InputError
 from evolpo.rl.data import Answer
 from evolpo.rollout.data.answers import extracted
 from evolpo.rollout.data.cells import MISSING, cell, check_row, column, names_of
+from evolpo.rollout.data.files import Placed
 from evolpo.rollout.data.messages import Message, as_messages, as_tools, system_of, transcript, without_reply
 from evolpo.rollout.data.presets import AUTO, PRESETS, Columns, columns_of, recognised
 from evolpo.rollout.data.problem import Problem, problem_id, row_key
@@ -30,15 +31,12 @@ class RowOptions(Protocol):
     task: str
 
 
-def reader_for(
-    options: RowOptions, head: Sequence[Mapping[str, Any]], place: str, where: str, name: str, index: int
-) -> Reader:
+def reader_for(options: RowOptions, head: Sequence[Placed], where: str, name: str, index: int) -> Reader:
     """The reader of a source, its columns told from its first rows.
 
     Args:
         options: what the source says itself; that goes before what the preset says.
-        head: the first rows.
-        place: where the first one stands.
+        head: the first rows and where they stand; at least one.
         where: full name of the source.
         name: of the source, for the ids.
         index: of the source in its list.
@@ -47,9 +45,9 @@ def reader_for(
         InputError: a column that was named, or one with the problem, is not there.
     """
     merged: dict[str, Any] = {}
-    for row in reversed(head):
+    for place, row in reversed(head):
+        check_row(row, place, where)  # a row of pictures is that first, whatever columns are missing
         merged |= {key: value for key, value in row.items() if value is not None or key not in merged}
-    check_row(merged, place, where)  # a row of pictures is that first, whatever columns are missing
     preset = options.preset if options.preset != AUTO else (recognised(merged) or "columns")
     columns = columns_of(preset, merged)
     columns = replace(
@@ -63,7 +61,9 @@ def reader_for(
     )
     if columns.prompt is None:
         known = ", ".join(PRESETS[preset].prompt)
-        message = f"{place} has none of the columns {known}; it has: {', '.join(names_of(merged)) or 'none'}; name one"
+        message = (
+            f"{head[0][0]} has none of the columns {known}; it has: {', '.join(names_of(merged)) or 'none'}; name one"
+        )
         raise InputError(f"{where}.prompt_column: {message}")
     return Reader(columns, options, where, name, index)
 

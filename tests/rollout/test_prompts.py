@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import CHATML, make_tokenizer
 
 from evolpo import InputError
 from evolpo.rollout.prompts import (
@@ -18,27 +17,10 @@ from evolpo.rollout.prompts import (
     chat_tokens,
     check_disjoint,
     encode_prompt,
+    load_heldout,
     split_heldout,
 )
 from evolpo.rollout.sources import Problem, SourceConfig, load_problems
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def make_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<s>"])
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", len(alphabet))])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
-    tokenizer.chat_template = template
-    return tokenizer
-
 
 TOKENIZER = make_tokenizer(CHATML)
 
@@ -282,6 +264,31 @@ def test_a_split_that_leaves_nothing_is_an_error(tmp_path):
         split_heldout(DataConfig(train=[source], heldout=[source]), seed=0)
 
 
+def test_heldout_sources_need_no_training_ones(tmp_path):
+    path = write_lines(tmp_path / "both.jsonl", *({"prompt": f"p{i}"} for i in range(4)))
+    alone = DataConfig(heldout=[jsonl(path)])
+    both = DataConfig(train=[jsonl(path)], heldout=[jsonl(path)])
+    assert load_heldout(alone, 0) == load_heldout(both, 0) == load_problems([jsonl(path)], "data.heldout")
+    drawn = DataConfig(train=[chain_sum()], heldout_size=7)
+    assert load_heldout(drawn, 5) == split_heldout(drawn, 5)[1]
+    with pytest.raises(InputError, match=r"^data\.heldout: has no source, nor has data\.train"):
+        load_heldout(DataConfig(), 0)
+
+
+def test_what_a_user_should_know_is_said_once(tmp_path):
+    path = write_lines(
+        tmp_path / "t.jsonl", *({"prompt": f"p{i}", "n": i % 3} for i in range(5)), {"prompt": "p1", "n": 1}
+    )
+    test = write_lines(tmp_path / "h.jsonl", {"prompt": "p3"}, {"prompt": "new"})
+    notes = []
+    split_heldout(DataConfig(train=[jsonl(path)], heldout=[jsonl(test)]), 0, notes.append)
+    assert notes == [
+        "data.train[0]: 5 problems, 1 duplicates dropped, read as columns (prompt=prompt)",
+        "data.heldout[0]: 2 problems, 0 duplicates dropped, read as columns (prompt=prompt)",
+        "data: 4 problems to train on, 2 held out, 1 removed from training: their text is held out",
+    ]
+
+
 # Encoding
 
 
@@ -438,6 +445,30 @@ def test_ranks_share_one_global_draw():
     assert all(stream.state_dict() == alone.state_dict() for stream in ranks)
     with pytest.raises(ValueError, match="7 prompts cannot be divided among 3 ranks"):
         alone.take(7, 0, 3)
+
+
+def test_levels_in_a_column_are_mixed_as_stages_ask():
+    problems, config = plain_problems([12, 4])
+    problems = [replace(p, difficulty="hard" if p.source or i % 4 == 0 else "easy") for i, p in enumerate(problems)]
+    stream = PromptStream(problems, TOKENIZER, config, seed=0)
+    drawn = Counter((p.id[0], p.difficulty) for p in stream.take(16))
+    assert drawn == {("0", "easy"): 6, ("0", "hard"): 2, ("1", "hard"): 8}  # sources by weight, levels by size
+    assert stream.epochs == {0: 8 / 12, 1: 2.0}
+    stream.mix({"easy": 1.0})
+    assert {p.difficulty for p in stream.take(9)} == {"easy"}
+    stream.mix({"easy": 0.5, "hard": 0.5})
+    assert Counter(p.difficulty for p in stream.take(20)) == {"easy": 10, "hard": 10}
+    state = json.loads(json.dumps(stream.state_dict()))
+    resumed = PromptStream(problems, TOKENIZER, config, seed=0)
+    resumed.load_state_dict(state)
+    assert resumed.take(20) == stream.take(20)
+
+
+def test_a_level_in_a_column_changes_nothing_where_all_rows_have_one():
+    problems, config = plain_problems([7, 5])
+    same = [replace(p, difficulty="easy") for p in problems]
+    first, second = (PromptStream(some, TOKENIZER, config, seed=3).take(30) for some in (problems, same))
+    assert [p.id for p in first] == [p.id for p in second]
 
 
 def test_state_of_other_data_is_refused():

@@ -8,12 +8,17 @@ from __future__ import annotations
 import builtins
 import itertools
 import json
+import operator
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from wire import decode, encode  # type: ignore[import-not-found]
+
+_BUILT_IN: dict[str, Callable[..., Any]] = {
+    f"__{one.__name__}__": one for one in (len, iter, next, str, repr, bool, int, float, hash)
+}
 
 
 class Server:
@@ -84,9 +89,9 @@ class Server:
 
     def _special(self, name: str, one: Any, args: list[Any]) -> list[Any]:
         target, given = self._in(one), [self._in(arg) for arg in args]
-        if name == "__bool__":
-            return ["value", bool(target)]
-        return ["value", self._out(getattr(type(target), name)(target, *given))]
+        # Not the method itself, which may be missing or say NotImplemented: what Python makes of it.
+        operation = getattr(operator, name, None) or _BUILT_IN.get(name) or getattr(type(target), name)
+        return ["value", self._out(operation(target, *given))]
 
     def _in(self, data: Any) -> Any:
         return decode(data, self._resolved)
