@@ -22,7 +22,7 @@ def check_rewards(rewards: RewardStack, data: DataConfig, train: Sequence[Proble
     """
     tasks = {problem.task for problem in [*train, *heldout]}
     unknown = sorted(rewards.tasks - tasks)
-    if unknown:
+    if unknown and train:  # what is held out need not have all tasks
         there = ", ".join(map(repr, sorted(tasks)))
         raise InputError(
             f"rewards.components: tasks {', '.join(map(repr, unknown))} are of no row of the data, which have {there}; "

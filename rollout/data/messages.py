@@ -28,13 +28,21 @@ def as_messages(value: Any, place: str, field: str) -> tuple[Message, ...] | Non
     if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {", '{"role"', '{"from"')):
         value = parsed(value)
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
-        value = [value]
+        value = _rows_of_lists(value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
     if not all(isinstance(one, Mapping) and ("role" in one or "from" in one) for one in value):
         return None
     check_row({"messages": list(value)}, place, field)
     return tuple(_message(one, f"{place}: message {index}", field) for index, one in enumerate(value, start=1))
+
+
+def _rows_of_lists(value: Mapping[str, Any]) -> list[Any]:
+    """One message, or the messages of an object of lists, as some tables keep lists of objects."""
+    columns = list(value.values())
+    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [value]
 
 
 def _message(given: Mapping[str, Any], place: str, field: str) -> Message:

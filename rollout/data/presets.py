@@ -9,7 +9,7 @@ from typing import Any
 
 from evolpo.rollout.data.cells import MISSING, cell, parsed
 
-GSM8K = re.compile(r"####\s*\S")
+GSM8K = re.compile(r"####[ \t]*[^\n#]{1,40}\s*\Z")
 AUTO = "auto"
 
 

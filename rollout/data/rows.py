@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from evolpo import InputError
-from evolpo.rl.data import Answer
+from evolpo.rl.data import LENGTH_ALPHA, Answer
 from evolpo.rollout.data.answers import extracted
 from evolpo.rollout.data.cells import MISSING, cell, check_row, column, names_of
 from evolpo.rollout.data.files import Placed
@@ -114,6 +114,11 @@ class Reader:
         if messages and system and system_of(messages) is None:
             messages = ({"role": "system", "content": system}, *messages)
         metadata = {name: value for name, value in row.items() if name not in self._used()}
+        if LENGTH_ALPHA in metadata:
+            message = (
+                f"column {LENGTH_ALPHA!r} would go before the strength that the reward `length` is given; rename it"
+            )
+            raise InputError(f"{self.where}: {place}: {message}")
         problem = Problem(
             "",
             text,

@@ -150,6 +150,11 @@ def test_a_preset_that_is_named_reads_the_same(tmp_path, name):
     assert (problem.text, problem.answer, problem.task) == (text, answer, task)
 
 
+def test_headings_are_no_answers(tmp_path):
+    row = {"question": "p", "answer": "#### Step 1\nWe add the numbers that are given in the text."}
+    assert load(tmp_path, row)[0].answer == row["answer"]
+
+
 def test_what_is_no_part_of_the_problem_is_metadata(tmp_path):
     row = SHAPES["verl"][0]
     [problem] = load(tmp_path, row)
@@ -158,6 +163,11 @@ def test_what_is_no_part_of_the_problem_is_metadata(tmp_path):
         tmp_path, {"q": "2 + 3", "a": 5, "function": "f", "sample": 1}, prompt_column="q", answer_column="a"
     )
     assert problem.metadata == {"function": "f", "sample": 1}
+
+
+def test_a_column_that_would_override_an_option_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"line 1: column 'length_alpha' would go before the strength"):
+        load(tmp_path, {"prompt": "p", "length_alpha": 5})
 
 
 def test_a_null_in_the_first_row_hides_no_column(tmp_path):
@@ -199,6 +209,7 @@ def test_nulls_that_a_table_fills_in_are_no_part_of_a_message(tmp_path):
         {"role": "user", "content": "What is 2 + 3?"},
         json.dumps([USER]),
         [{"from": "human", "value": "What is 2 + 3?"}],
+        {"role": ["user"], "content": ["What is 2 + 3?"]},
         [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?"}]}],
     ],
 )
