@@ -15,7 +15,7 @@ from evolpo.rollout.data.answers import check_pattern
 from evolpo.rollout.data.files import Placed, read_rows, reason
 from evolpo.rollout.data.generated import generate
 from evolpo.rollout.data.presets import AUTO, PRESETS
-from evolpo.rollout.data.problem import Problem, normalise, row_key
+from evolpo.rollout.data.problem import Problem, normalise
 from evolpo.rollout.data.rows import Reader, reader_for
 
 __all__ = ["Problem", "SourceConfig", "check_source", "load_problems", "normalise"]
@@ -131,8 +131,7 @@ def load_problems(
         check_source(source, where)
         reader, found = _read(source, index, where, seed)
         kept, dropped = [], 0
-        for problem in found:
-            key = normalise(problem.text) if reader is None else row_key(problem)
+        for key, problem in found:
             dropped += key in seen
             if key not in seen:
                 seen.add(key)
@@ -157,12 +156,14 @@ def _check_levels(problems: Sequence[Problem], source: SourceConfig, where: str)
         )
 
 
-def _read(source: SourceConfig, index: int, where: str, seed: int) -> tuple[Reader | None, Iterator[Problem]]:
-    """What reads the rows, None for generated problems, and the problems."""
+def _read(
+    source: SourceConfig, index: int, where: str, seed: int
+) -> tuple[Reader | None, Iterator[tuple[str, Problem]]]:
+    """What reads the rows, None for generated problems, and the problems with what tells them apart."""
     if source.kind == "reasoning_gym":
         difficulty = source.difficulty
         found = generate(source.family, source.params, source.size, seed, where, difficulty, index)
-        return None, (_with_task(problem, source.task) for problem in found)
+        return None, ((normalise(problem.text), _with_task(problem, source.task)) for problem in found)
     placed = _rows(source, where)
     head = list(islice(placed, LOOKAHEAD))
     if not head:

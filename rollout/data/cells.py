@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from evolpo import InputError
@@ -12,11 +12,12 @@ from evolpo import InputError
 MISSING: Any = object()
 """Stands for a cell that is not there."""
 
-MEDIA = ("image", "images", "img", "video", "videos", "audio", "audios")
-MEDIA_PARTS = (*MEDIA, "image_url", "input_image", "input_audio", "audio_url", "video_url")
+MEDIA = frozenset({"image", "images", "img", "video", "videos", "audio", "audios"})
+"""Names of columns and fields that hold pictures or sound."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MEND = "leave out such rows"
+_PARTS = (*sorted(MEDIA), "image_url", "input_image", "input_audio", "audio_url", "video_url")
+_PICTURES = "pictures or sound, and models here read text"
 
 
 def cell(row: Mapping[str, Any], name: str) -> Any:
@@ -66,41 +67,34 @@ def parsed(text: str) -> Any:
 
 def check_row(row: Mapping[str, Any], place: str, field: str) -> None:
     """Raise InputError if the row holds what a text model cannot read: pictures, sound, halves of characters."""
-    for name, value in _walk(row, ""):
-        if isinstance(value, str):
-            if not value.isascii() and (half := _surrogate(value)):
-                message = f"{name!r} holds {half}, half of a character (a lone surrogate); mend or remove the row"
-                raise InputError(f"{field}: {place}: {message}")
-        elif _is_media(value):
-            raise InputError(f"{field}: {place}: {name!r} holds pictures or sound, and models here read text; {_MEND}")
+    found = _unreadable(row, "")
+    if found is not None:
+        name, what = found
+        raise InputError(f"{field}: {place}: {name!r} holds {what}; mend or leave out such rows")
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """All cells inside a value, with their full names; what is named after a picture comes as `_Media`."""
-    if isinstance(value, Mapping):
-        if value.get("type") in MEDIA_PARTS or isinstance(value.get("bytes"), bytes):
-            yield name, _Media
-            return
+def _unreadable(value: Any, name: str) -> tuple[str, str] | None:
+    """Full name of the first cell inside a value that no text model can read, and what it holds."""
+    kind = type(value)
+    if kind is str:
+        half = None if value.isascii() else _SURROGATE.search(value)
+        return None if half is None else (name, f"\\u{ord(half.group()):04x}, half of a character (a lone surrogate)")
+    if kind is int or kind is float or kind is bool or value is None:
+        return None
+    if kind is dict:
+        if value.get("type") in _PARTS or isinstance(value.get("bytes"), bytes):
+            return name, _PICTURES
         for key, inner in value.items():
             full = f"{name}.{key}" if name else str(key)
             if str(key).lower() in MEDIA and _points_to_media(inner):
-                yield full, _Media
-            else:
-                yield from _walk(inner, full)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _walk(inner, name)
-    else:
-        yield name, value
-
-
-class _Media:
-    """Marks a cell that holds pictures or sound."""
-
-
-def _is_media(value: Any) -> bool:
+                return full, _PICTURES
+            if (found := _unreadable(inner, full)) is not None:
+                return found
+        return None
+    if kind is list or kind is tuple:
+        return next((found for one in value if (found := _unreadable(one, name)) is not None), None)
     # Data sets decode pictures into objects of PIL, which need not be installed.
-    return value is _Media or type(value).__module__.partition(".")[0] == "PIL"
+    return (name, _PICTURES) if kind.__module__.partition(".")[0] == "PIL" else None
 
 
 def _points_to_media(value: Any) -> bool:
@@ -109,10 +103,4 @@ def _points_to_media(value: Any) -> bool:
         return any(_points_to_media(one) for one in value)
     if isinstance(value, Mapping):
         return bool(value.get("bytes") or value.get("path") or value.get("url"))
-    return (isinstance(value, str | bytes) and bool(value)) or _is_media(value)
-
-
-def _surrogate(text: str) -> str:
-    """The first lone surrogate of a text, as JSON writes it; empty if there is none."""
-    found = _SURROGATE.search(text)
-    return f"\\u{ord(found.group()):04x}" if found else ""
+    return isinstance(value, str | bytes) and bool(value)

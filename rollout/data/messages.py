@@ -27,13 +27,13 @@ def as_messages(value: Any, place: str, field: str) -> tuple[Message, ...] | Non
     """
     if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {", '{"role"', '{"from"')):
         value = parsed(value)
+        check_row({"messages": value}, place, field)  # what stands in a string has not been looked at
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = _rows_of_lists(value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
     if not all(isinstance(one, Mapping) and ("role" in one or "from" in one) for one in value):
         return None
-    check_row({"messages": list(value)}, place, field)
     return tuple(_message(one, f"{place}: message {index}", field) for index, one in enumerate(value, start=1))
 
 

@@ -102,8 +102,8 @@ class Reader:
             lines.append(f"{self.replies} conversations end with a turn of the assistant, which was left out")
         return lines
 
-    def problem(self, row: Mapping[str, Any], place: str) -> Problem:
-        """The problem of a row.
+    def problem(self, row: Mapping[str, Any], place: str) -> tuple[str, Problem]:
+        """The problem of a row, and what tells it from others (see `row_key`).
 
         Raises:
             InputError: a column is not there, or holds something else than it should; the message names the row.
@@ -132,7 +132,8 @@ class Reader:
             tools=self._tools(row, place),
             place=place,
         )
-        return replace(problem, id=problem_id(self.name, row_key(problem)))
+        key = row_key(problem)
+        return key, replace(problem, id=problem_id(self.name, key))
 
     def _used(self) -> set[str | None]:
         """Columns that do not stand among the metadata again."""

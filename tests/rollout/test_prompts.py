@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -477,6 +478,19 @@ def test_state_of_other_data_is_refused():
     for other, seed in [(problems, 2), (problems[:-1], 1)]:
         with pytest.raises(InputError, match=r"^data\.train: the checkpoint was made with other problems"):
             PromptStream(other, TOKENIZER, config, seed).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"), [("arithmetic", "f1851b6cb519fe1d"), ("chain_sum_levels", "dea6981f40da0ebc")]
+)
+def test_problems_split_and_order_of_the_recipes_are_those_of_the_published_figures(recipe, expected):
+    file = Path(__file__).parents[2] / "recipes" / "conf" / "data" / f"{recipe}.yaml"
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(file)))
+    config.max_prompt_tokens = 10_000
+    train, heldout = split_heldout(config, 0)
+    drawn = PromptStream(train, TOKENIZER, config, 0).take(500)
+    ids = "".join(one.id for one in [*train, *heldout, *drawn])
+    assert hashlib.sha256(ids.encode()).hexdigest()[:16] == expected
 
 
 def test_stream_without_problems_is_an_error():
