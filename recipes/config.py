@@ -53,8 +53,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
         check_positive(self, "steps", "prompts_per_step")
-        difficulties = [source.difficulty for source in self.data.train]
-        self.curriculum.check(difficulties, self.rollout.max_response_tokens, self.steps)
+        by_column = any(source.difficulty_column for source in self.data.train)
+        levels = None if by_column else [source.difficulty for source in self.data.train]
+        self.curriculum.check(levels, self.rollout.max_response_tokens, self.steps)
         if self.responses_per_prompt < 2:
             raise InputError(f"responses_per_prompt: {self.responses_per_prompt} is no group; give at least 2")
         if self.algorithm.optimizer_steps > self.prompts_per_step * self.responses_per_prompt:
@@ -108,7 +109,7 @@ class SftConfig:
     evaluate_every: int = 0
     """Steps between evaluations of the held-out loss; 0: after the last step only."""
     path: str = ""
-    """JSONL file with `prompt`, `response` and, if wanted, `system`; empty: worked solutions of `data.train`."""
+    """File or folder with prompts and responses, or with messages; empty: worked solutions of `data.train`."""
     heldout_examples: int = 0
     """Examples of `path` to hold out; worked solutions are held out with their problems (`data.heldout_size`)."""
     direct_share: float = 0.65

@@ -12,13 +12,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from evolpo import InputError
+from evolpo.rollout.data.cells import check_row, column
+from evolpo.rollout.data.files import read_rows
+from evolpo.rollout.data.messages import Message, as_messages, system_of, transcript, without_reply
 from evolpo.rollout.prompts import BOXED, INSTANT_MODE, Problem, user_message
-from evolpo.rollout.sources import column, read_jsonl
 
 DEEP_MODE = "detailed think on"
 Mode = Literal["direct", "sentences", "deep", "given"]
@@ -38,6 +40,8 @@ class Example:
     """What the model shall say."""
     mode: Mode = "given"
     """How the response was made: `given` if it was read from a file."""
+    turns: tuple[Message, ...] = ()
+    """The conversation before the response, where the file has messages; goes through the chat template as it is."""
 
 
 def dft_examples(
@@ -88,22 +92,44 @@ def dft_examples(
 
 
 def read_examples(path: str) -> list[Example]:
-    """Read examples from JSONL with the columns `prompt`, `response` and, if wanted, `system` (default: instant mode).
+    """Read examples from a file or folder of any format that `read_rows` knows.
+
+    A row has `prompt` and `response` and, if wanted, `system` (default: instant mode); or `messages`, or ShareGPT's
+    `conversations`, of which the last one is the response. A `prompt` may also be messages.
 
     Raises:
         InputError: the file is missing, malformed or empty, or a column is not there or holds no text.
     """
-    examples = []
-    for place, row in read_jsonl(path, "data.path"):
-        texts = {name: column(row, name, place, "data.path") for name in ("prompt", "response")}
-        texts["system"] = row.get("system", INSTANT_MODE)
-        for name, text in texts.items():
-            if not isinstance(text, str) or (name != "system" and not text.strip()):
-                raise InputError(f"data.path: {place}: column {name!r} holds {text!r}; it must hold text")
-        examples.append(Example(texts["system"], texts["prompt"], texts["response"]))
+    examples = [_read_example(row, place) for place, row in read_rows(path, "data.path")]
     if not examples:
         raise InputError(f"data.path: {path} holds no example; give one JSON object a line, with prompt and response")
     return examples
+
+
+def _read_example(row: dict[str, Any], place: str) -> Example:
+    check_row(row, place, "data.path")
+    for name in ("messages", "conversations"):
+        messages = as_messages(row.get(name), place, "data.path")
+        if messages is not None:
+            return _last_turn(messages, place, name)
+    turns = as_messages(row.get("prompt"), place, "data.path")
+    prompt = transcript(turns) if turns else column(row, "prompt", place, "data.path")
+    texts = {"prompt": prompt, "response": column(row, "response", place, "data.path")}
+    texts["system"] = row.get("system", INSTANT_MODE)
+    for name, text in texts.items():
+        if not isinstance(text, str) or (name != "system" and not text.strip()):
+            raise InputError(f"data.path: {place}: column {name!r} holds {text!r}; it must hold text")
+    if turns and "system" in row and system_of(turns) is None:
+        turns = ({"role": "system", "content": texts["system"]}, *turns)
+    return Example(texts["system"], texts["prompt"], texts["response"], turns=turns or ())
+
+
+def _last_turn(messages: tuple[Message, ...], place: str, name: str) -> Example:
+    asked = without_reply(messages)
+    if len(asked) != len(messages) - 1 or not asked:
+        message = f"column {name!r} does not end with one turn of the assistant after another's, which is the response"
+        raise InputError(f"data.path: {place}: {message}")
+    return Example(system_of(asked) or "", transcript(asked), str(messages[-1]["content"]), turns=asked)
 
 
 def _example(problem: Problem, mode: Mode, steps: str, total: int, instruction: str) -> Example:
@@ -149,7 +175,7 @@ def _parse_terms(problem: Problem) -> list[int]:
         )
     signs = [1] + [1 if operator == "+" else -1 for operator in operators]
     terms = [sign * int(number) for sign, number in zip(signs, numbers, strict=True)]
-    if problem.answer is None or problem.answer.strip() != str(sum(terms)):
+    if str(problem.answer).strip() != str(sum(terms)):
         raise InputError(
             f"data.train: problem {problem.id}: {expression} is {sum(terms)}, not {problem.answer}; mend the answer"
         )

@@ -7,11 +7,12 @@ from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import evaluate, evaluation_metrics, evaluation_sampling, write_judged
+from evolpo.recipes.runs.fit import check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.metrics import LoggerConfig, Progress, write_json
-from evolpo.rollout.prompts import encode_problems, split_heldout
+from evolpo.rollout.prompts import encode_problems, load_heldout
 
 
 def main(config: EvaluateConfig) -> None:
@@ -25,10 +26,11 @@ def evaluation_run(config: EvaluateConfig) -> str:
     with Progress(1, LoggerConfig()) as progress:
         path = model_folder(config.model)
         check_context(path, config.data, config.rollout)
-        _, problems = split_heldout(config.data, config.seed)
-        tokenizer = load_tokenizer(path)
-        prompts = [prompt for _, prompt in encode_problems(problems, tokenizer, config.data)]
+        problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
+        check_rewards(rewards, config.data, [], problems)
+        tokenizer = load_tokenizer(path)
+        prompts = [one for _, one in encode_problems(problems, tokenizer, config.data, progress.note, "data.heldout")]
         run = new_run_folder(config.output_dir, config.name)
         write_config(run, config)
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")

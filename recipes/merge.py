@@ -106,6 +106,7 @@ class _Judge:
         config: Any = OmegaConf.to_object(saved_config(Path(run), SftConfig, "heldout"))
         self._trainer: TrainerConfig = config.trainer
         _, self.examples = load_examples(config)
+        self._data = config.data
         if not self.examples:
             raise InputError(f"heldout: {run} holds nothing out; give a run with data.heldout_size or heldout_examples")
 
@@ -125,7 +126,7 @@ class _Judge:
         policy = Policy(load_model(str(folder), DTYPES[self._trainer.precision])).eval().to(device)
         check_supported(policy)
         tokenizer = load_tokenizer(str(folder))
-        rows = [encode_example(example, tokenizer) for example in self.examples]
+        rows = [encode_example(example, tokenizer, self._data) for example in self.examples]
         return heldout_losses(_logprobs(policy, rows, self._trainer.tokens_per_micro_batch), self.examples)
 
 

@@ -18,6 +18,7 @@ from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.workers import close_shared_pool, describe
 from evolpo.rewards.stack import RewardError
+from evolpo.rollout.data.files import read_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,16 +101,12 @@ def score(config: ScoreConfig) -> Scored:
 
 
 def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
-    """Samples of a JSONL file and the name of each one's group.
+    """Samples of a file, in any format that `read_rows` knows, and the name of each one's group.
 
     Raises:
         InputError: no such file, no lines, or a line that is no JSON object or lacks a column.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"file: {path} cannot be read: {error}") from error
-    rows = [_row(line, f"file: {path} line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    rows = [_row(row, f"file: {place}") for place, row in read_rows(str(path), "file")]
     if not rows:
         raise InputError(f"file: {path} has no lines")
     prompt_of: dict[str, str] = {}
@@ -123,13 +120,7 @@ def _group(row: Mapping[str, Any]) -> str:
     return str(row["prompt"] if row.get("group") is None else row["group"])
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: is no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is no JSON object but {type(row).__name__}")
+def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
     row["response"] = row.get("response", row.get("text"))
     for column in ("prompt", "response"):
         if not isinstance(row.get(column), str):
@@ -143,11 +134,10 @@ def _row(line: str, where: str) -> dict[str, Any]:
 
 def _sample(row: dict[str, Any]) -> Sample:
     others = {name: value for name, value in row.items() if name not in COLUMNS}
-    answer = row.get("answer")
     return Sample(
         prompt=row["prompt"],
         text=row["response"],
-        answer=answer if answer is None else str(answer),
+        answer=row.get("answer"),
         difficulty=str(row.get("difficulty") or ""),
         metadata=others | row.get("metadata", {}),
         token_count=int(row.get("token_count") or len(row["response"].split())),

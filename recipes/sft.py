@@ -33,8 +33,9 @@ from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.metrics import MetricsWriter, Progress
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
-from evolpo.rollout.prompts import Problem, chat_tokens, split_heldout
-from evolpo.rollout.sources import normalise
+from evolpo.rollout.data.chat import message_tokens, two_messages
+from evolpo.rollout.data.problem import normalise
+from evolpo.rollout.prompts import DataConfig, Problem, split_heldout
 
 
 class NegativeLogLikelihood:
@@ -77,8 +78,8 @@ def sft(config: SftConfig) -> Path:
         examples, heldout = load_examples(config)
         progress.note(f"{len(examples)} examples to train on, {len(heldout)} held out")
         run, start, trainer = _begin(config, examples, progress)
-        rows = [encode_example(example, trainer.tokenizer) for example in examples]
-        heldout_rows = [encode_example(example, trainer.tokenizer) for example in heldout]
+        rows = [encode_example(example, trainer.tokenizer, config.data) for example in examples]
+        heldout_rows = [encode_example(example, trainer.tokenizer, config.data) for example in heldout]
         resumed = start if config.resume else None
         writer = stack.enter_context(MetricsWriter(run, config.logger, resumed)) if trainer.rank == 0 else None
         for step in range(start, config.steps):
@@ -233,7 +234,7 @@ def load_examples(config: SftConfig) -> tuple[list[Example], list[Example]]:
 
 def _worked(problems: Sequence[Problem], config: SftConfig, seed: int) -> list[Example]:
     shares = (config.direct_share, config.deep_share)
-    return dft_examples(problems, seed, *shares, config.data.instruction, config.checked_share)
+    return dft_examples(problems, seed, *shares, config.data.text_instruction, config.checked_share)
 
 
 def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[list[Example], list[Example]]:
@@ -247,9 +248,10 @@ def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[li
     return kept, heldout
 
 
-def encode_example(example: Example, tokenizer: Any) -> Row:
-    """Prompt in the chat template, and the response ended by the end-of-sequence token."""
-    prompt = chat_tokens(tokenizer, example.system, example.prompt)
+def encode_example(example: Example, tokenizer: Any, data: DataConfig | None = None) -> Row:
+    """Prompt in the chat template as `data` has it, and the response ended by the end-of-sequence token."""
+    messages = example.turns or two_messages(example.system, example.prompt)
+    prompt = message_tokens(tokenizer, messages, data)
     response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     size = len(response)
     return Row(0, prompt, tuple(response), (0,) * size, 1.0, (0.0,) * size)

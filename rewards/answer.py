@@ -12,8 +12,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
+from evolpo.rewards.fit import an_answer, needs
 from evolpo.rewards.service.workers import describe
+from evolpo.rl.data import Prompt
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
@@ -77,7 +80,14 @@ def _unwrapped(answer: str) -> str:
     return wrapper.group(1).strip() if wrapper else answer
 
 
+def _an_entry(prompt: Prompt, **_: Any) -> str | None:
+    if isinstance(prompt.metadata.get("entry"), Mapping):
+        return None
+    return "metadata['entry'] is missing; reasoning_gym judges what reasoning-gym generated, math any reference answer"
+
+
 @sample_reward(isolate=True, preload=("reasoning_gym",))
+@needs(_an_entry)
 def reasoning_gym_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     """1 if reasoning-gym's own verifier of the task family gives the extracted answer full marks, else 0.
 
@@ -114,6 +124,7 @@ def _reasoning_gym_verifier(family: str) -> Callable[[str, Mapping[str, Any]], f
 
 
 @sample_reward(isolate=True, preload=("math_verify",))
+@needs(an_answer)
 def math_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     """1 if math-verify finds the extracted answer equivalent to the reference answer, else 0.
 
@@ -121,19 +132,27 @@ def math_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     numbers which are not equal (`3 = 4`), is 0.
 
     Args:
-        sample: the response; `answer` is its reference, in LaTeX or plain notation, with or without dollar signs.
+        sample: the response; `answer` is its reference, in LaTeX or plain notation, with or without dollar signs, or a
+            list of accepted ones.
         tolerant: take an answer that stands neither in a box nor in `<answer>` tags (see `extract_answer`).
 
     Raises:
         ValueError: there is no reference answer, or nothing in it can be parsed.
     """
-    if not sample.answer:
+    accepted = answer_texts(sample.answer)
+    if not accepted:
         raise ValueError("the prompt has no reference answer")
-    reference = extract_answer(sample.answer) or _unwrapped(sample.answer)
+    scores = [_math_score(sample.text, reference, tolerant) for reference in accepted]
+    return max(scores, key=lambda score: score.value or 0.0)
+
+
+def _math_score(text: str, given_reference: str, tolerant: bool) -> Score:
+    """The score by one of the accepted answers."""
+    reference = extract_answer(given_reference) or _unwrapped(given_reference)
     gold = _parsed(reference)
     if not gold:
-        raise ValueError(f"the reference answer {sample.answer!r} cannot be parsed")
-    answer = extract_answer(sample.text, tolerant)
+        raise ValueError(f"the reference answer {given_reference!r} cannot be parsed")
+    answer = extract_answer(text, tolerant)
     if answer is None:
         return Score.model_fail("no answer found")
 

@@ -24,7 +24,7 @@ from typing import (
 )
 
 from evolpo.rewards.service.workers import Outcome, Target, describe, shared_pool
-from evolpo.rl.data import Prompt, Response
+from evolpo.rl.data import Answer, Prompt, Response
 
 Status = Literal["ok", "model_fail", "infra_error", "timeout", "skipped"]
 Scope = Literal["sample", "group"]
@@ -43,8 +43,8 @@ class Sample:
     """The problem as the user would write it."""
     text: str
     """The response, special tokens left out."""
-    answer: str | None
-    """The reference answer, if the data has one."""
+    answer: Answer
+    """The reference answer with the type that the data give it, None if they have none; see `answer_texts`."""
     difficulty: str
     """Name of the difficulty level, empty if the data has none."""
     metadata: Mapping[str, Any]

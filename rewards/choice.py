@@ -8,7 +8,10 @@ from string import ascii_uppercase
 from typing import Any
 
 from evolpo.rewards.answer import extract_answer
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
+from evolpo.rewards.fit import needs
+from evolpo.rl.data import Answer, Prompt
 
 _MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb)\s*\{([^{}]*)\}|[*_`$\"']|\\[()\[\]]")
 _LETTER = re.compile(r"(?:option|choice)?\s*[(\[]?\s*([A-Z])\s*[)\]]?\s*[.:]?", re.IGNORECASE)
@@ -28,7 +31,16 @@ _DENIED = re.compile(r"\s*(?:is|seems|would be)?(?:n't|\s+(?:not|wrong|incorrect
 _WORD = re.compile(r"\s+(?!(?:because|since|as|for|which|due)\b)\w")
 
 
+def _an_option(prompt: Prompt, **_: Any) -> str | None:
+    try:
+        _references(prompt.answer, _options(prompt.metadata.get("choices")))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @sample_reward
+@needs(_an_option)
 def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     r"""1 if the response chooses the option of the reference answer, else 0.
 
@@ -46,15 +58,22 @@ def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
         ValueError: there is no reference answer, it names no option, or the options are malformed.
     """
     options = _options(sample.metadata.get("choices"))
-    if not sample.answer:
-        raise ValueError("the prompt has no reference answer")
-    reference = _exact(sample.answer, options)
-    if reference is None:
-        raise ValueError(f"the reference answer {sample.answer!r} names no option, or more than one")
+    references = _references(sample.answer, options)
     letter = chosen_letter(sample.text, options, tolerant)
     if letter is None:
         return Score.model_fail("no single option chosen")
-    return Score(float(letter == reference), artifacts={"answer": letter})
+    return Score(float(letter in references), artifacts={"answer": letter})
+
+
+def _references(answer: Answer, options: Mapping[str, str]) -> set[str | None]:
+    """The letters of the accepted answers. Raises ValueError if there are none, or one names no option."""
+    accepted = answer_texts(answer)
+    if not accepted:
+        raise ValueError("the prompt has no reference answer")
+    references = {_exact(one, options) for one in accepted}
+    if None in references:
+        raise ValueError(f"the reference answer {answer!r} names no option, or more than one")
+    return references
 
 
 def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False) -> str | None:

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from evolpo.rewards.base import Sample, Scope, Score
+from evolpo.rewards.fit import why_unfit
 from evolpo.rewards.registry import load_reward
-from evolpo.rl.data import LENGTH_ALPHA
+from evolpo.rl.data import LENGTH_ALPHA, Prompt
 
 Kind = Literal["dynamic", "plain"]
 
@@ -55,6 +56,10 @@ class LengthReward:
             raise ValueError(f"alpha {alpha} is negative; it would reward length")
         self._correct = load_reward(correct, "correct", options)
         self._alpha, self._kind = alpha, kind
+
+    def needs(self, prompt: Prompt) -> str | None:
+        """What the reward of correctness needs."""
+        return why_unfit(self._correct, prompt)
 
     async def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Judge the responses to one prompt; where correctness is unknown through our fault, so is this."""

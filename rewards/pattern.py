@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
+from evolpo.rewards.fit import an_answer, needs
+from evolpo.rl.data import Prompt
 
 Mode = Literal["full", "search"]
 
 
+def _a_pattern(prompt: Prompt, *, pattern: str = "", **_: Any) -> str | None:
+    return None if pattern else an_answer(prompt)
+
+
 @sample_reward(isolate=True)
+@needs(_a_pattern)
 def pattern_match(sample: Sample, *, pattern: str = "", mode: Mode = "full") -> Score:
-    """1 if the response matches the pattern, else 0.
+    """1 if the response matches the pattern, or one of the accepted answers that are patterns, else 0.
 
     Patterns can backtrack for ever, so it runs in a process that is killed at the deadline; such a response stays
     unscored.
@@ -26,15 +34,19 @@ def pattern_match(sample: Sample, *, pattern: str = "", mode: Mode = "full") -> 
     Raises:
         ValueError: there is no pattern, it is no regular expression, or the mode is unknown.
     """
-    expression = pattern or sample.answer
-    if not expression:
+    expressions = [pattern] if pattern else answer_texts(sample.answer)
+    if not expressions:
         raise ValueError("there is no pattern: set options.pattern, or give the prompt a reference answer")
     if mode not in get_args(Mode):
         raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
+    text = sample.text.strip()
+    found = [match for match in (_match(one, text, mode) for one in expressions) if match is not None]
+    return Score(float(bool(found)), artifacts={"match": found[0].group()} if found else {})
+
+
+def _match(expression: str, text: str, mode: Mode) -> re.Match[str] | None:
     try:
         compiled = re.compile(expression)
     except re.error as error:
         raise ValueError(f"{expression!r} is no regular expression: {error}") from error
-    text = sample.text.strip()
-    found = compiled.fullmatch(text) if mode == "full" else compiled.search(text)
-    return Score(float(found is not None), artifacts={"match": found.group()} if found else {})
+    return compiled.fullmatch(text) if mode == "full" else compiled.search(text)

@@ -13,11 +13,12 @@ from typing import Any
 
 from evolpo import InputError
 from evolpo.rewards.base import Reward, Sample, Score
+from evolpo.rewards.fit import why_unfit
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack_metrics import component_metrics, correlations
-from evolpo.rl.data import Group
+from evolpo.rl.data import Group, Prompt
 
 SKIPPED = Score(None, "skipped")
 
@@ -36,6 +37,8 @@ class RewardSpec:
     """Factor of the component's value in the reward; 0 only logs it."""
     gate: bool = False
     """Components after a gate count only if its value is above 0; passing a gate never lowers the reward."""
+    tasks: list[str] = field(default_factory=list)
+    """Tasks that the component judges, by the name that the data give them (`task`, `task_column`); empty: all."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward."""
 
@@ -74,6 +77,11 @@ class _Component:
     reward: Reward
     weight: float
     gate: bool
+    tasks: frozenset[str] = frozenset()
+
+    def judges(self, task: str) -> bool:
+        """Whether it is a component of this task's reward."""
+        return not self.tasks or task in self.tasks
 
     def leaves_unscored(self, score: Score) -> bool:
         """Whether this score leaves the response without a reward."""
@@ -101,7 +109,8 @@ class RewardStack:
 
     The reward of a response is the weighted sum of its components. At a gate with value <= 0 the sum ends and later
     components are not even run; at a gate with value > 0 what follows counts, but never less than 0 in total, so that
-    passing a gate never lowers the reward.
+    passing a gate never lowers the reward. What a component with `tasks` does not judge has no part in it: neither its
+    value nor its gate.
     """
 
     def __init__(self, config: RewardsConfig) -> None:
@@ -140,7 +149,23 @@ class RewardStack:
     def start(self, group: Group) -> Future[list[list[Score]]]:
         """Work one group out in the background: its scores, [component][response]."""
         samples = [Sample.of(group.prompt, response) for response in group.responses]
-        return self._service.run(self._score_components(samples, [range(len(samples))]))
+        return self._service.run(self._score_components(samples, [range(len(samples))], group.prompt.task))
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Tasks that components name."""
+        return frozenset().union(*(one.tasks for one in self._components))
+
+    def why_unfit(self, prompt: Prompt) -> str | None:
+        """Why responses to a prompt could not be judged, as far as the rewards say what they need; None if they can."""
+        judging = [(i, one) for i, one in enumerate(self._components) if one.judges(prompt.task)]
+        if not judging:
+            return f"no component of rewards.components judges its task {prompt.task!r}"
+        for index, one in judging:
+            why = why_unfit(one.reward, prompt) if one.gate or one.weight else None
+            if why is not None:
+                return f"rewards.components[{index}] ({one.name}) cannot judge it: {why}"
+        return None
 
     def finish(self, groups: Sequence[Group], columns: Sequence[list[list[Score]]]) -> list[Group]:
         """Rewards, metrics and the check of what stayed unscored, from the scores of all groups of a step."""
@@ -159,14 +184,16 @@ class RewardStack:
         rows = _rows(groups)
         return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
 
-    async def _score_components(self, samples: Sequence[Sample], rows: Sequence[range]) -> list[list[Score]]:
+    async def _score_components(self, samples: Sequence[Sample], rows: Sequence[range], task: str) -> list[list[Score]]:
+        judging = [one for one in self._components if one.judges(task)]
         passed = [True] * len(samples)
         scores: list[list[Score]] = []
-        for stage in _stages(self._components):
+        for stage in _stages(judging):
             scores += await asyncio.gather(*(self._score_component(one.reward, samples, rows, passed) for one in stage))
             # The last component of a stage is its gate; after the last stage nobody asks.
             passed = [score.value is not None and score.value > 0 for score in scores[-1]]
-        return scores
+        found = iter(scores)
+        return [next(found) if one.judges(task) else [SKIPPED] * len(samples) for one in self._components]
 
     async def _score_component(
         self, reward: Reward, samples: Sequence[Sample], rows: Sequence[range], passed: Sequence[bool]
@@ -186,12 +213,14 @@ class RewardStack:
         return scores
 
     def _scored(self, group: Group, columns: Sequence[Sequence[Score]]) -> Group:
+        judging = [i for i, one in enumerate(self._components) if one.judges(group.prompt.task)]
+        components = [self._components[i] for i in judging]
+        chosen = [[column[i] for i in judging] for column in columns]
         return replace(
             group,
-            rewards=tuple(_combined(self._components, column) for column in columns),
+            rewards=tuple(_combined(components, column) for column in chosen),
             breakdown=tuple(
-                {one.name: score.value for one, score in zip(self._components, column, strict=True)}
-                for column in columns
+                {one.name: score.value for one, score in zip(components, column, strict=True)} for column in chosen
             ),
         )
 
@@ -224,7 +253,7 @@ def _load_components(config: RewardsConfig) -> list[_Component]:
         reward = load_reward(spec.use, f"rewards.components[{index}].use", spec.options, config.timeout_s)
         same = sum(one.reward.name == reward.name for one in components)
         name = f"{reward.name}_{same + 1}" if same else reward.name
-        components.append(_Component(name, reward, spec.weight, spec.gate))
+        components.append(_Component(name, reward, spec.weight, spec.gate, frozenset(spec.tasks)))
     return components
 
 

@@ -66,14 +66,14 @@ class CurriculumConfig:
             if index < len(self.stages) - 1 and not stage.steps and not stage.pass_rate:
                 raise InputError(f"{name}: never ends, so later stages never begin; give steps or pass_rate")
 
-    def check(self, difficulties: Sequence[str], most_tokens: int, steps: int) -> None:
+    def check(self, difficulties: Sequence[str] | None, most_tokens: int, steps: int) -> None:
         """Raise InputError unless data, budget and length of the run fit the stages.
 
         No stage may ask for prompts that are not there or for a larger budget than there is, no stage may begin after
         the run's end, and no difficulty may be left out by all stages.
 
         Args:
-            difficulties: of the sources of the data.
+            difficulties: of the data; None if they are not known yet, and are not checked.
             most_tokens: `rollout.max_response_tokens`.
             steps: of the run.
         """
@@ -85,18 +85,18 @@ class CurriculumConfig:
                     f"the run has steps={steps}; shorten them or raise steps"
                 )
             begins += stage.shortest
-            unknown = sorted(set(stage.mix) - set(difficulties))
+            unknown = sorted(set(stage.mix) - set(difficulties)) if difficulties is not None else []
             if unknown:
                 raise InputError(
                     f"curriculum.stages[{index}].mix: no source of data.train is of difficulty {', '.join(unknown)}; "
-                    f"there is {', '.join(sorted(set(difficulties)))}"
+                    f"there is {', '.join(sorted(set(difficulties or ())))}"
                 )
             if stage.max_response_tokens > most_tokens:
                 raise InputError(
                     f"curriculum.stages[{index}].max_response_tokens: {stage.max_response_tokens} is more than "
                     f"rollout.max_response_tokens={most_tokens}; raise that or lower the stage's"
                 )
-        if self.stages and all(stage.mix for stage in self.stages):
+        if self.stages and difficulties is not None and all(stage.mix for stage in self.stages):
             sampled = {difficulty for stage in self.stages for difficulty, share in stage.mix.items() if share > 0}
             left_out = sorted(set(difficulties) - sampled)
             if left_out:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
-
+Answer = str | int | float | bool | list[Any] | dict[str, Any] | None
+"""A reference answer as the data have it: any JSON value; a list holds several accepted answers."""
 
 LENGTH_ALPHA = "length_alpha"
 """Key of a prompt's metadata: strength of the length reward, set by the curriculum."""
@@ -23,12 +24,14 @@ class Prompt:
     """The problem as the user would write it, before the chat template."""
     token_ids: tuple[int, ...]
     """What the engine is given: the problem inside the chat template, ready for the response."""
-    answer: str | None = None
-    """The reference answer, if the data has one."""
+    answer: Answer = None
+    """The reference answer, with the type that the data give it; None if they have none."""
     difficulty: str = ""
     """Name of the difficulty level, empty if the data has none."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Everything else a reward may need, as the data source gave it."""
+    task: str = ""
+    """Name of the task, which chooses among the components of the reward; empty if the data has none."""
 
 
 @dataclass(frozen=True, slots=True)

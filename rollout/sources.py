@@ -1,22 +1,35 @@
-"""Where problems come from: reasoning-gym families, JSONL and Parquet files, data sets of the Hugging Face hub."""
+"""Where problems come from: reasoning-gym families, files, data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from evolpo import InputError
+from evolpo.rollout.data.answers import check_pattern
+from evolpo.rollout.data.files import Placed, read_rows, reason
+from evolpo.rollout.data.generated import generate
+from evolpo.rollout.data.presets import AUTO, PRESETS
+from evolpo.rollout.data.problem import Problem, normalise
+from evolpo.rollout.data.rows import Reader, reader_for
+
+__all__ = ["Problem", "SourceConfig", "check_source", "load_problems", "normalise"]
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("reasoning_gym", "jsonl", "parquet", "huggingface")
+KINDS = ("reasoning_gym", "file", "jsonl", "parquet", "huggingface")
+LOOKAHEAD = 100
+"""Rows of a source that are looked at together to tell its columns: the first ones may have nulls."""
+MAX_LEVELS = 100
+"""More difficulty levels than this in one source are measurements, not levels."""
+
+Note = Callable[[str], None]
+"""Takes a line that the user should see once."""
 
 
 @dataclass
@@ -24,7 +37,7 @@ class SourceConfig:
     """One source of problems and its share of the mix."""
 
     kind: str = "reasoning_gym"
-    """`reasoning_gym`, `jsonl`, `parquet` or `huggingface`."""
+    """`reasoning_gym`, `file` (`jsonl` and `parquet` are the same) or `huggingface`."""
     family: str = ""
     """reasoning_gym: name of the task family, e.g. `chain_sum`."""
     params: dict[str, Any] = field(default_factory=dict)
@@ -32,39 +45,33 @@ class SourceConfig:
     size: int = 2000
     """reasoning_gym: how many problems to generate; duplicates among them are dropped."""
     path: str = ""
-    """jsonl, parquet: the file. huggingface: name on the hub, or a local folder."""
+    """file: a file, a pattern such as `data/*.parquet`, or a folder. huggingface: name on the hub, or a folder."""
     subset: str = ""
     """huggingface: name of the configuration, e.g. `main`; empty for the only one."""
     split: str = "train"
-    """huggingface: the split, slices such as `train[:1000]` included."""
-    prompt_column: str = "prompt"
-    """Column with the problem's text."""
-    answer_column: str = "answer"
-    """Column with the reference answer; empty if the data has none."""
+    """huggingface: the split, slices such as `train[:1000]` included. file: which files of a folder with several."""
+    preset: str = AUTO
+    """Shape of the rows: `auto`, `verl`, `trl`, `openrlhf`, `alpaca`, `sharegpt`, `code`, `gsm8k` or `columns`."""
+    prompt_column: str | None = None
+    """Column with the problem, text or messages; `a.b` reaches into nested ones; null: as the preset says."""
+    answer_column: str | None = None
+    """Column with the reference answer; null: as the preset says; empty if the data has none."""
+    answer_pattern: str | None = None
+    """What of an answer counts: `####`, `boxed` or a regular expression; null: as the preset says; empty: all of it."""
+    system_column: str | None = None
+    """Column with the row's own system message; null: `system`, if there is one; empty for none."""
+    tools_column: str | None = None
+    """Column with the tools for the chat template; null: `tools`, if there is one; empty for none."""
     difficulty_column: str = ""
     """Column with the name of the difficulty level; empty to use `difficulty`."""
     difficulty: str = ""
     """Name of the difficulty level of the whole source."""
+    task_column: str | None = None
+    """Column with the task that `tasks` of the rewards' components name; null: verl's `data_source`; empty for none."""
+    task: str = ""
+    """Name of the task of the whole source; empty to use `task_column`, or the family."""
     weight: float = 1.0
     """Share of the training mix, relative to the other sources."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem, before any tokenizer has seen it."""
-
-    id: str
-    """Hash of source name and text: the same problem always has the same id."""
-    text: str
-    """The problem as its source words it."""
-    answer: str | None = None
-    """The reference answer, if the source has one."""
-    difficulty: str = ""
-    """Name of the difficulty level, empty if the source has none."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """reasoning_gym: `family` and the complete `entry`, as its verifier wants it; else the remaining columns."""
-    source: int = 0
-    """Index of the source in its list."""
 
 
 def check_source(source: SourceConfig, where: str) -> None:
@@ -75,7 +82,8 @@ def check_source(source: SourceConfig, where: str) -> None:
         raise InputError(f"{where}.weight: {source.weight} is no share; give a number above 0 or remove the source")
     if source.kind == "reasoning_gym":
         if not source.family:
-            raise InputError(f"{where}.family: is empty; name a reasoning-gym family, e.g. chain_sum")
+            hint = "set kind: file to read `path`, or " if source.path else ""
+            raise InputError(f"{where}.family: is empty; {hint}name a reasoning-gym family, e.g. chain_sum")
         if source.size < 1:
             raise InputError(f"{where}.size: {source.size} problems cannot be generated; give at least 1")
         if "size" in source.params:
@@ -83,20 +91,33 @@ def check_source(source: SourceConfig, where: str) -> None:
         return
     if not source.path:
         raise InputError(f"{where}.path: is empty; name the {source.kind} data to read")
-    if not source.prompt_column:
+    if source.prompt_column == "":
         raise InputError(f"{where}.prompt_column: is empty; name the column with the problems")
+    if source.preset != AUTO and source.preset not in PRESETS:
+        raise InputError(f"{where}.preset: {source.preset!r} is unknown; use {AUTO}, {', '.join(PRESETS)}")
+    check_pattern(source.answer_pattern or "", f"{where}.answer_pattern")
+    for option in ("difficulty", "task"):
+        name = getattr(source, f"{option}_column")
+        if name and getattr(source, option):
+            raise InputError(
+                f"{where}.{option}: {getattr(source, option)!r} and {option}_column={name}; give one of them"
+            )
 
 
-def load_problems(sources: Sequence[SourceConfig], field: str = "data.train", seed: int = 0) -> list[Problem]:
-    """Read or generate the problems of all sources, in order, each text once.
+def load_problems(
+    sources: Sequence[SourceConfig], field: str = "data.train", seed: int = 0, note: Note = logger.info
+) -> list[Problem]:
+    """Read or generate the problems of all sources, in order, each once.
 
-    A text that was seen before, in the same source or in an earlier one, is dropped; the drops are logged.
+    A generated problem is the same as one of the same text; a row is the same as one that is equal in all columns.
+    What was seen before, in the same source or in an earlier one, is dropped and counted.
 
     Args:
         sources: what to load.
         field: full name of the list in the configuration, for messages and for the seeds of generated sources, so that
             `data.train` and `data.heldout` are generated from different seeds.
         seed: seed of the run.
+        note: gets a line a source: how it was read, and what was dropped.
 
     Raises:
         InputError: a source is incomplete, unreadable, malformed or empty.
@@ -108,145 +129,73 @@ def load_problems(sources: Sequence[SourceConfig], field: str = "data.train", se
     for index, source in enumerate(sources):
         where = f"{field}[{index}]"
         check_source(source, where)
+        reader, found = _read(source, index, where, seed)
         kept, dropped = [], 0
-        for problem in _read(source, index, where, seed):
-            key = normalise(problem.text)
+        for key, problem in found:
             dropped += key in seen
             if key not in seen:
                 seen.add(key)
                 kept.append(problem)
         if not kept:
             raise InputError(f"{where}: has no problem of its own ({dropped} duplicates dropped); remove it or mend it")
-        logger.info("%s: %d problems, %d duplicates dropped", where, len(kept), dropped)
+        _check_levels(kept, source, where)
+        shape = f", read as {reader.columns}" if reader else ""
+        note(f"{where}: {len(kept)} problems, {dropped} duplicates dropped{shape}")
+        for line in reader.notes() if reader else ():
+            note(f"{where}: {line}")
         problems += kept
     return problems
 
 
-def normalise(text: str) -> str:
-    """The text with each run of white space as one blank: two problems are the same if these are equal."""
-    return " ".join(text.split())
+def _check_levels(problems: Sequence[Problem], source: SourceConfig, where: str) -> None:
+    levels = {problem.difficulty for problem in problems}
+    if len(levels) > MAX_LEVELS:
+        raise InputError(
+            f"{where}.difficulty_column: {source.difficulty_column!r} holds {len(levels)} different values, e.g. "
+            f"{min(levels)!r}; give a column with at most {MAX_LEVELS} levels"
+        )
 
 
-def read_jsonl(path: str, field: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (`FILE line N`, object) for each line that is not blank.
-
-    Raises:
-        InputError: there is no such file, or a line is no JSON object; `field` is named in the message.
-    """
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                place = f"{path} line {number}"
-                try:
-                    row = json.loads(line.rstrip())
-                except json.JSONDecodeError as error:
-                    message = f"{place}: not valid JSON ({error.msg} at column {error.colno}); mend or remove the line"
-                    raise InputError(f"{field}: {message}") from error
-                if not isinstance(row, dict):
-                    raise InputError(f"{field}: {place}: a {type(row).__name__}, not an object with named columns")
-                yield place, row
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{field}: cannot read {path} ({_reason(error)}); give a readable UTF-8 file") from error
-
-
-def column(row: Mapping[str, Any], name: str, place: str, field: str) -> Any:
-    """The value of a named column; InputError lists the columns that exist if it is not there."""
-    if name not in row:
-        raise InputError(f"{field}: {place} has no column {name!r}; it has: {', '.join(row) or 'none'}")
-    return row[name]
-
-
-def _read(source: SourceConfig, index: int, where: str, seed: int) -> Iterator[Problem]:
+def _read(
+    source: SourceConfig, index: int, where: str, seed: int
+) -> tuple[Reader | None, Iterator[tuple[str, Problem]]]:
+    """What reads the rows, None for generated problems, and the problems with what tells them apart."""
     if source.kind == "reasoning_gym":
-        return _generate(source, index, where, seed)
-    rows: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
-        "jsonl": lambda: read_jsonl(source.path, f"{where}.path"),
-        "parquet": lambda: _read_parquet(source, where),
-        "huggingface": lambda: _read_huggingface(source, where),
-    }
-    return (_problem_of_row(row, place, source, index, where) for place, row in rows[source.kind]())
-
-
-def _problem_of_row(row: dict[str, Any], place: str, source: SourceConfig, index: int, where: str) -> Problem:
-    text = column(row, source.prompt_column, place, f"{where}.prompt_column")
-    if not isinstance(text, str) or not text.strip():
-        kind = "empty text" if isinstance(text, str) else f"a {type(text).__name__}"
-        message = f"column {source.prompt_column!r} holds {kind}; it must hold the problem's text"
-        raise InputError(f"{where}.prompt_column: {place}: {message}")
-    answer, difficulty = None, source.difficulty
-    if source.answer_column:
-        if source.answer_column not in row:
-            names = ", ".join(row)
-            message = f'has no column {source.answer_column!r}; it has: {names}; use "" if the data has no answers'
-            raise InputError(f"{where}.answer_column: {place} {message}")
-        value = row[source.answer_column]
-        answer = None if value is None else str(value)
-    if source.difficulty_column:
-        difficulty = str(column(row, source.difficulty_column, place, f"{where}.difficulty_column"))
-    used = {source.prompt_column, source.answer_column, source.difficulty_column}
-    rest = {name: value for name, value in row.items() if name not in used}
+        difficulty = source.difficulty
+        found = generate(source.family, source.params, source.size, seed, where, difficulty, index)
+        return None, ((normalise(problem.text), _with_task(problem, source.task)) for problem in found)
+    placed = _rows(source, where)
+    head = list(islice(placed, LOOKAHEAD))
+    if not head:
+        raise InputError(f"{where}: has no problem; {source.path} holds no rows")
     # The name of the file, not its path: moving the data must not change the ids.
     name = source.path if source.kind == "huggingface" else Path(source.path).name
-    return Problem(_problem_id(f"{source.kind}:{name}", text), text, answer, difficulty, rest, index)
+    reader = reader_for(source, head, where, f"{source.kind}:{name}", index)
+    return reader, (reader.problem(row, place) for place, row in chain(head, placed))
 
 
-def _read_parquet(source: SourceConfig, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(source.path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        message = f"cannot read {source.path} ({_reason(error)}); give a readable Parquet file"
-        raise InputError(f"{where}.path: {message}") from error
-    return ((f"{source.path} row {number}", row) for number, row in enumerate(rows, start=1))
+def _with_task(problem: Problem, task: str) -> Problem:
+    return replace(problem, task=task) if task else problem
 
 
-def _read_huggingface(source: SourceConfig, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(source: SourceConfig, where: str) -> Iterator[Placed]:
+    if source.kind == "huggingface":
+        return _read_huggingface(source, where)
+    return read_rows(source.path, f"{where}.path", source.split, parquet=source.kind == "parquet")
+
+
+def _read_huggingface(source: SourceConfig, where: str) -> Iterator[Placed]:
     import datasets
 
+    saved = Path(source.path)
     try:
-        rows = datasets.load_dataset(source.path, source.subset or None, split=source.split)
+        if (saved / "dataset_dict.json").is_file():
+            rows = datasets.load_from_disk(str(saved / source.split))
+        elif (saved / "state.json").is_file():
+            rows = datasets.load_from_disk(source.path)
+        else:
+            rows = datasets.load_dataset(source.path, source.subset or None, split=source.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        message = f"cannot load {source.path!r} ({_reason(error)}); check path, subset and split"
+        message = f"cannot load {source.path!r} ({reason(error)}); check path, subset and split"
         raise InputError(f"{where}.path: {message}") from error
     return ((f"{source.path} row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _generate(source: SourceConfig, index: int, where: str, seed: int) -> Iterator[Problem]:
-    # Importing all task families takes about a second.
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    if source.family not in DATASETS:
-        near = difflib.get_close_matches(source.family, DATASETS, n=3, cutoff=0)
-        raise InputError(f"{where}.family: reasoning-gym has no {source.family!r}; did you mean {', '.join(near)}?")
-    settings = {"seed": _source_seed(seed, where), **source.params}
-    try:
-        entries = reasoning_gym.create_dataset(source.family, size=source.size, **settings)
-    except (TypeError, ValueError, AssertionError) as error:
-        known = ", ".join(f.name for f in fields(DATASETS[source.family][1]) if f.name not in ("size", "seed"))
-        raise InputError(f"{where}.params: {_reason(error)}; {source.family} takes: {known}") from error
-    for number in range(source.size):
-        entry = entries[number]
-        text = entry["question"]
-        metadata = {"family": source.family, "entry": entry}
-        problem_id = _problem_id(f"reasoning_gym:{source.family}", text)
-        yield Problem(problem_id, text, entry["answer"], source.difficulty, metadata, index)
-
-
-def _source_seed(seed: int, where: str) -> int:
-    """A hash, not a sum: reasoning-gym seeds problem i with seed + i, so neighbouring seeds would share problems."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {where}".encode()).digest()[:4], "big")
-
-
-def _problem_id(source_name: str, text: str) -> str:
-    return hashlib.sha256(f"{source_name}\n{normalise(text)}".encode()).hexdigest()[:16]
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, on one line."""
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-    return text.splitlines()[0]

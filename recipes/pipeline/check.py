@@ -16,8 +16,7 @@ from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.launch import local_processes
 from evolpo.rewards.stack import RewardsConfig, RewardStack
 from evolpo.rollout.engine import RolloutConfig
-from evolpo.rollout.prompts import DataConfig
-from evolpo.rollout.sources import SourceConfig, load_problems
+from evolpo.rollout.prompts import DataConfig, SourceConfig, load_problems
 
 SAMPLE = 8
 """Problems that are generated of each source to see whether it works."""
@@ -73,7 +72,8 @@ def _check_parts(config: Any, model: str, checked: set[str]) -> None:
     data, rollout = parts.get("data"), parts.get("rollout")
     if isinstance(data, DataConfig) and repr(data) not in checked:
         checked.add(repr(data))
-        load_problems(_sampled(data.train), "data.train")
+        if data.train or not data.heldout:
+            load_problems(_sampled(data.train), "data.train")
         if data.heldout:
             load_problems(_sampled(data.heldout), "data.heldout")
     if isinstance(data, DataConfig) and isinstance(rollout, RolloutConfig) and model:

@@ -29,7 +29,7 @@ class EvaluationConfig:
     pass_at: list[int] = field(default_factory=list)
     """The k of each pass@k to report; at most `samples`."""
     component: str = ""
-    """Reward component that says whether a response is right (value at least 1); empty: the first one."""
+    """Reward component that says whether a response is right (value at least 1); empty: the first one of its task."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -111,7 +111,8 @@ def evaluate(
     groups = rewards.score(engine.generate(prompts, sampling, seed))
     judged = []
     for group in groups:
-        values = [row[config.component or next(iter(row))] for row in group.breakdown]
+        # Groups of other tasks have other components.
+        values = [row.get(config.component or next(iter(row), "")) for row in group.breakdown]
         known = [value for value in values if value is not None]
         if known:
             tokens = float(np.mean([len(response.token_ids) for response in group.responses]))

@@ -9,6 +9,7 @@ import sys
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.context import check_context
+from evolpo.recipes.runs.fit import check_levels, check_rewards
 from evolpo.recipes.runs.folder import writable_folder
 from evolpo.rewards.stack import RewardStack
 from evolpo.rollout.prompts import split_heldout
@@ -83,9 +84,16 @@ def dry_run(config: TrainConfig) -> str:
     writable_folder(config.output_dir)
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)
-    train, heldout = split_heldout(config.data, config.seed)
-    RewardStack(config.rewards).close()
+    notes: list[str] = []
+    train, heldout = split_heldout(config.data, config.seed, notes.append)
+    check_levels(config.curriculum, train, config.rollout.max_response_tokens, config.steps)
+    rewards = RewardStack(config.rewards)
+    try:
+        check_rewards(rewards, config.data, train, heldout)
+    finally:
+        rewards.close()
+    lines = "\n".join(notes)
     return (
-        f"model {model}\n{len(train)} problems to train on, {len(heldout)} held out, none shared\n"
+        f"model {model}\n{lines}\n{len(train)} problems to train on, {len(heldout)} held out, none shared\n"
         f"{config.describe_batch(world)}\nconfiguration is fine"
     )

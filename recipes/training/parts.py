@@ -13,6 +13,7 @@ from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
+from evolpo.recipes.runs.fit import check_levels, check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
@@ -58,9 +59,11 @@ def assemble(config: TrainConfig, stack: ExitStack, engine: RolloutEngine | None
     began = time.time()
     progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
     progress.note("loading data and rewards")
-    train_problems, heldout_problems = split_heldout(config.data, config.seed)
+    train_problems, heldout_problems = split_heldout(config.data, config.seed, progress.note)
+    check_levels(config.curriculum, train_problems, config.rollout.max_response_tokens, config.steps)
     rewards = RewardStack(config.rewards)
     stack.callback(rewards.close)
+    check_rewards(rewards, config.data, train_problems, heldout_problems)
 
     rank, world = init_distributed()
     config.check_ranks(world)
@@ -87,14 +90,16 @@ def assemble(config: TrainConfig, stack: ExitStack, engine: RolloutEngine | None
         options=config.algorithm.loss_options(),
         reference_path=base,
     )
-    stream = PromptStream(train_problems, trainer.tokenizer, config.data, config.seed)
+    stream = PromptStream(train_problems, trainer.tokenizer, config.data, config.seed, progress.note)
     curriculum = Curriculum(config.curriculum)
     if config.resume:
         trainer.load_optimizer(Path(model))
         trainer.updates = updates
         stream.load_state_dict(state["prompts"])
         curriculum.load_state_dict(state["curriculum"])
-    heldout = [prompt for _, prompt in encode_problems(heldout_problems, trainer.tokenizer, config.data)]
+    field = "data.heldout" if config.data.heldout else "data.train, held out"
+    encoded = encode_problems(heldout_problems, trainer.tokenizer, config.data, progress.note, field)
+    heldout = [prompt for _, prompt in encoded]
     progress.note(f"{len(stream)} prompts to train on, {len(heldout)} held out")
     if engine is None:
         progress.note("starting vLLM")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rl.data import Batch, Group
 from evolpo.rl.metrics import LoggerConfig, SampleRow
 from evolpo.rl.segment import unit_texts
@@ -45,7 +46,7 @@ def sample_rows(
                 prompt_id=group.prompt.id,
                 difficulty=group.prompt.difficulty,
                 prompt=group.prompt.text,
-                answer=group.prompt.answer or "",
+                answer=" | ".join(answer_texts(group.prompt.answer)),
                 response=response.text,
                 reward=group.rewards[r],
                 advantage=advantages[g][r] or 0.0,

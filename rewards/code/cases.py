@@ -1,5 +1,7 @@
 """Test cases for programs: what they get, what they must give, and when two results are the same.
 
+`evolpo.rewards.code.shapes` makes them of the forms that public data sets have.
+
 Results are JSON values that the sandbox hands out, never objects of the program, so nothing of the program takes part
 in a comparison.
 """
@@ -36,11 +38,18 @@ class StdinCase:
 
 @dataclass(frozen=True, slots=True)
 class CallCase:
-    """A function, by its name or as `Class.method`: called with `args`, it must return `result`."""
+    """A function, by its name or as `Class.method`: called with `args`, it must return `result`.
+
+    A name that the program does not have is also found as a method of its class `Solution`.
+    """
 
     function: str
     args: Sequence[Any]
     result: Any
+    or_first: bool = False
+    """Whether the only element of `result` is right as well: some data sets wrap results, others do not."""
+    imports: bool = False
+    """Whether the program may use names of the standard library that its prompt's platform imports for it."""
 
     def mismatch(self, output: bytes) -> str | None:
         """Why this output, the returned value as JSON, is wrong; None if it is right (see `same`)."""
@@ -48,7 +57,32 @@ class CallCase:
             value = parse_json(output)
         except ValueError as error:
             return str(error)
-        return None if same(self.result, value) else _difference(self.result, value)
+        wrapped = self.or_first and isinstance(self.result, list) and len(self.result) == 1
+        right = same(self.result, value) or (wrapped and same(self.result[0], value))
+        return None if right else _difference(self.result, value)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCase:
+    """Assertions in Python about what the program defines. They run in a process that the program cannot reach."""
+
+    script: str
+    """Assertions, functions `test_*`, test classes, or a function `check(candidate)`."""
+    entry: str = ""
+    """Name of the candidate; empty if the script has no `check`."""
+    prelude: str = ""
+    """What stands before the program and before the tests: imports and helpers of the prompt."""
+
+    def mismatch(self, output: bytes) -> str | None:
+        """Why the program fails; None if it does not. Raises ValueError if the tests cannot run at all."""
+        try:
+            verdict = parse_json(output)
+        except ValueError:
+            return "the tests came to no end"
+        if isinstance(verdict, dict) and verdict.get("broken"):
+            raise ValueError(str(verdict["broken"]))
+        fault = verdict.get("fault", "the tests came to no end") if isinstance(verdict, dict) else "no verdict"
+        return None if fault is None else str(fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +106,14 @@ class QueryCase:
         return None if same(expected, found) else _difference(self.rows, rows)
 
 
-Case = StdinCase | CallCase | QueryCase
+Case = StdinCase | CallCase | QueryCase | ScriptCase
 
 
 def parse_cases(tests: Any) -> list[Case]:
     """The cases of one prompt, from `metadata["tests"]`: a list of objects, or that list as a JSON string.
 
     The fields tell the kind: `stdin` and `stdout`; `function`, `args` and `result`; `setup`, `rows` and, if the order
-    of the rows counts, `ordered`.
+    of the rows counts, `ordered`. Fields that are null are as good as not there: tables fill them in.
 
     Raises:
         ValueError: a field is missing, unknown or of a wrong type; the message names it.
@@ -97,9 +131,15 @@ def parse_cases(tests: Any) -> list[Case]:
 def _parse_case(test: Any, name: str) -> Case:
     if not isinstance(test, Mapping):
         raise ValueError(f"{name} must be an object, not {type(test).__name__}")
+    # A table has one set of columns for all rows, and nulls where a case has no such field.
+    filled = {key: value for key, value in test.items() if value is not None}
+    if "function" in filled and test.get("result", ...) is None:
+        filled["result"] = None
+    if "stdout" in filled and "stdin" in test:
+        filled.setdefault("stdin", "")
     for marker, parse in _KINDS.items():
-        if marker in test:
-            return parse(_Fields(test, name))
+        if marker in filled:
+            return parse(_Fields(filled, name))
     raise ValueError(f"{name} needs stdin and stdout; function, args and result; or setup and rows")
 
 
@@ -110,11 +150,13 @@ class _Fields:
         self._rest = dict(test)
         self._name = name
 
-    def take(self, key: str, kind: type, described: str) -> Any:
-        """A field that must be there, of this type."""
+    def take(self, key: str, kind: type, described: str, or_json: bool = False) -> Any:
+        """A field that must be there, of this type; or, a list, as JSON in a string: a table has one type a column."""
         if key not in self._rest:
             raise ValueError(f"{self._name}.{key} is missing")
         value = self._rest.pop(key)
+        if or_json and isinstance(value, str) and value.lstrip().startswith("["):
+            value = json.loads(value)
         if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
             raise ValueError(f"{self._name}.{key} must be {described}, not {type(value).__name__}")
         return value
@@ -142,7 +184,7 @@ def _parse_stdin(fields: _Fields) -> StdinCase:
 
 def _parse_call(fields: _Fields) -> CallCase:
     function = fields.take("function", str, "a string")
-    args = fields.take("args", Sequence, "a list")
+    args = fields.take("args", Sequence, "a list", or_json=True)
     result = fields.take("result", object, "a JSON value")
     fields.require(_NAME.fullmatch(function) is not None, "function", "a name or Class.method")
     fields.require(_is_json(args), "args", "JSON values")

@@ -7,16 +7,18 @@ import functools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evolpo.rewards.base import Sample, Scope, Score
-from evolpo.rewards.code.cases import Case, QueryCase, parse_cases
+from evolpo.rewards.code.cases import Case, QueryCase
 from evolpo.rewards.code.languages import LANGUAGES, SETUP_FAILED, Language, check_language, run_case
 from evolpo.rewards.code.sandbox import Limits, SandboxError, SandboxMissing, SandboxResult
+from evolpo.rewards.code.shapes import cases_of
 from evolpo.rewards.service.workers import describe
+from evolpo.rl.data import Answer, Prompt
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -53,28 +55,29 @@ def _block_parser() -> MarkdownIt:
 class CodeTests:
     """1 if the program in the response passes all test cases of its prompt, else 0.
 
-    The cases come from `metadata["tests"]` (see `parse_cases`), the language from `metadata["language"]`, else from the
-    options. Each case runs in a fresh sandbox, the cases of a response one after the other, as many responses at a time
-    as there are cores. A case is passed if the program ends by itself with exit code 0 and gives what is expected. The
-    artifacts of a failed response say which case failed first and how. A prompt without a usable test case, a machine
-    without a sandbox and a sandbox that fails are an infra_error, never a 0.
+    The cases come from `metadata["tests"]` (see `parse_cases`) or from the columns that public data sets have (see
+    `evolpo.rewards.code.shapes`), the language from the options or from `metadata["language"]`. Each case runs in a
+    fresh sandbox, the cases of a response one after the other, as many responses at a time as there are cores. A case
+    is passed if the program ends by itself with exit code 0 and gives what is expected. The artifacts of a failed
+    response say which case failed first and how. A prompt without a usable test case, a machine without a sandbox and
+    a sandbox that fails are an infra_error, never a 0.
     """
 
     name = "code_tests"
     scope: Scope = "sample"
 
     def __init__(
-        self, language: str = "python", partial: bool = False, timeout_s: float = 4.0, memory_mib: int = 512
+        self, language: str | None = None, partial: bool = False, timeout_s: float = 4.0, memory_mib: int = 512
     ) -> None:
         """Set the options. Raises ValueError if one of them makes no sense.
 
         Args:
-            language: `python`, `javascript` or `sql` (SQLite), where a prompt does not say.
+            language: `python`, `javascript` or `sql` (SQLite); None: what a prompt says, else `python`.
             partial: give the share of passed cases instead of all or nothing, and run all cases.
             timeout_s: CPU seconds of a case; on the clock it has four times as long.
             memory_mib: memory in MiB of each process of a program.
         """
-        if language not in LANGUAGES:
+        if language is not None and language not in LANGUAGES:
             raise ValueError(f"language {language!r} is none of {', '.join(LANGUAGES)}")
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s {timeout_s} is no deadline; give seconds above 0")
@@ -99,11 +102,28 @@ class CodeTests:
             score = Score.infra_error(describe(error))
         return replace(score, elapsed_s=time.perf_counter() - started)
 
-    def _judge(self, sample: Sample) -> Score:
-        name = sample.metadata.get("language", self._language)
+    def needs(self, prompt: Prompt) -> str | None:
+        """What is wrong with the test cases of a prompt; None if nothing is."""
+        try:
+            self._cases(prompt.text, prompt.answer, prompt.metadata)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def _cases(self, prompt: str, answer: Answer, metadata: Mapping[str, Any]) -> tuple[str, list[Case]]:
+        """Language and test cases of a prompt. Raises ValueError if something is wrong with them."""
+        own = metadata.get("language")
+        name = own or self._language or "python"
         if name not in LANGUAGES:
             raise ValueError(f"metadata['language'] {name!r} is none of {', '.join(LANGUAGES)}")
-        cases = _checked_cases(sample, name)
+        if own and self._language and own != self._language:
+            raise ValueError(
+                f"metadata['language'] {own!r} is not options.language {self._language!r}; drop one of them"
+            )
+        return name, _checked_cases(cases_of(prompt, answer, metadata), name)
+
+    def _judge(self, sample: Sample) -> Score:
+        name, cases = self._cases(sample.prompt, sample.answer, sample.metadata)
         program = extract_program(sample.text, name)
         if program is None:
             return Score.model_fail(f"no program in {name} found")
@@ -120,10 +140,7 @@ class CodeTests:
         return Score(value, artifacts={"error": reason} if reason else {})
 
 
-def _checked_cases(sample: Sample, language: str) -> list[Case]:
-    if "tests" not in sample.metadata:
-        raise ValueError("metadata['tests'] is missing: the reward needs the test cases of the prompt")
-    cases = parse_cases(sample.metadata["tests"])
+def _checked_cases(cases: list[Case], language: str) -> list[Case]:
     for index, case in enumerate(cases):
         if not isinstance(case, LANGUAGES[language].cases):
             kinds = {"sql": "setup and rows"}.get(language, "stdin and stdout, or function, args and result")

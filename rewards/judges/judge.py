@@ -15,8 +15,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
+from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Score
 from evolpo.rewards.service.workers import describe
+from evolpo.rl.data import Answer
 
 DEFAULT_ATTEMPTS = 3
 """How many times a judge is asked for a verdict before it counts as failed, the first time included."""
@@ -221,9 +223,10 @@ def unfenced(text: str) -> dict[str, str]:
     return {match["label"]: match["content"] for match in _FENCED.finditer(text)}
 
 
-def material(prompt: str, answer: str | None, responses: Mapping[str, str]) -> tuple[str, str]:
-    """The task, the reference answer if there is one, and the responses (label -> text), as `fenced` gives them."""
-    return fenced({"TASK": prompt, **({"REFERENCE": answer} if answer else {}), **responses})
+def material(prompt: str, answer: Answer, responses: Mapping[str, str]) -> tuple[str, str]:
+    """The task, the accepted answers if there are any, and the responses (label -> text), as `fenced` gives them."""
+    accepted = "\n".join(answer_texts(answer))
+    return fenced({"TASK": prompt, **({"REFERENCE": accepted} if accepted else {}), **responses})
 
 
 def unjudged(error: JudgeError) -> Score:

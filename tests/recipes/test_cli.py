@@ -47,7 +47,7 @@ def test_dry_run_checks_without_loading(
 def bad_files(folder: Path) -> dict[str, str]:
     """Files with mistakes, by name."""
     (folder / "broken.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n{"prompt": \n')
-    (folder / "columns.jsonl").write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
+    (folder / "columns.jsonl").write_text(json.dumps({"riddle": "1 + 1", "answer": "2"}) + "\n")
     (folder / "empty_model").mkdir()
     (folder / "a_file").touch()
     return {"folder": str(folder)}
@@ -79,7 +79,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train data.train.0.family=chan_sum", ["data.train[0].family", "chain_sum"]),
         ("train data.train=[{kind: jsonl, path: {folder}/none.jsonl}]", ["data.train[0].path", "none.jsonl"]),
         ("train data.train=[{kind: jsonl, path: {folder}/broken.jsonl}]", ["data.train[0].path", "line 2"]),
-        ("train data.train=[{kind: jsonl, path: {folder}/columns.jsonl}]", ["prompt_column", "question"]),
+        ("train data.train=[{kind: jsonl, path: {folder}/columns.jsonl}]", ["prompt_column", "riddle"]),
         ("train model.path={folder}/nowhere", ["model.path", "does not exist"]),
         ("train model.path={folder}/empty_model", ["model.path", "config.json", "safetensors"]),
         ("train model.name=gpt5", ["model.name", "smollm2"]),

@@ -1,14 +1,17 @@
+import gzip
 import json
 import re
 from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from evolpo import InputError
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
-from evolpo.rollout.sources import Problem, SourceConfig, load_problems
+from evolpo.rollout.prompts import Problem, SourceConfig, load_problems
 
 PROBLEM = Problem(
     "p",
@@ -131,6 +134,47 @@ def test_read_examples(tmp_path):
         Example("detailed think off", "Hi", "Hello.", "given"),
         Example("detailed think on", "Why?", "So.", "given"),
     ]
+
+
+USER, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [USER, REPLY]}, Example("", "Hi", "Hello.", turns=(USER,))),
+        ({"messages": [SYSTEM, USER, REPLY]}, Example("Be kind.", "Hi", "Hello.", turns=(SYSTEM, USER))),
+        (
+            {"messages": [USER, REPLY, USER, REPLY]},
+            Example("", "user: Hi\n\nassistant: Hello.\n\nuser: Hi", "Hello.", turns=(USER, REPLY, USER)),
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
+            Example("", "Hi", "Hello.", turns=(USER,)),
+        ),
+        (
+            {"prompt": [USER], "response": "Hello.", "system": "Be kind."},
+            Example("Be kind.", "Hi", "Hello.", turns=(SYSTEM, USER)),
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl.gz", "json", "parquet"])
+def test_examples_of_messages_in_any_file(tmp_path, row, expected, form):
+    path = tmp_path / f"sft.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    else:
+        text = json.dumps([row]) if form == "json" else json.dumps(row) + "\n"
+        path.write_bytes(gzip.compress(text.encode()) if form == "jsonl.gz" else text.encode())
+    assert read_examples(str(path)) == [expected]
+
+
+def test_a_conversation_without_a_reply_is_refused(tmp_path):
+    path = tmp_path / "sft.jsonl"
+    path.write_text(json.dumps({"messages": [USER]}))
+    with pytest.raises(InputError, match=r"line 1: column 'messages' does not end with one turn of the assistant"):
+        read_examples(str(path))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_installed_reward_with_options_from_all_columns(folder: Path) -> None:
     )
     samples, groups = read_samples(Path(file))
     assert groups == ["1 + 1", "1 + 1"]
-    assert samples[0].answer == "2"
+    assert samples[0].answer == 2
     assert samples[1].metadata == {"extra": 1, "more": 2}
     assert samples[1].token_count == 4
     assert score(ScoreConfig(use="math", file=file, timeout_s=60.0)).values == [1.0, 0.0]
@@ -138,10 +138,10 @@ def test_nothing_scored_is_said_after_the_table(folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"file: .*a\.jsonl cannot be read"),
+        (None, r"file: cannot read .*a\.jsonl \(No such file"),
         ("", r"file: .*a\.jsonl has no lines"),
-        ('{"prompt": "p", "response": "r"}\n\n{"prompt"\n', "line 3: is no JSON: Expecting ':'"),
-        ("[1]\n", "line 1: is no JSON object but list"),
+        ('{"prompt": "p", "response": "r"}\n\n{"prompt"\n', r"line 3: not valid JSON \(Expecting ':'"),
+        ("[1]\n", "item 1: a int, not an object"),
         ('{"prompt": "p", "answer": "r"}\n', "line 1: 'response' is missing or no text; it has prompt, answer"),
         ('{"question": "p", "response": "r"}\n', "line 1: 'prompt' is missing or no text"),
         ('{"prompt": "p", "response": "r", "metadata": 3}\n', "line 1: 'metadata' is 3; give an object"),
@@ -194,7 +194,7 @@ def test_command_line_options(folder: Path) -> None:
     [
         ([], "evolpo: use: is empty"),
         (["math"], "evolpo: file: is empty"),
-        (["math", "nothing.jsonl"], "evolpo: file: nothing.jsonl cannot be read"),
+        (["math", "nothing.jsonl"], "evolpo: file: cannot read nothing.jsonl"),
     ],
 )
 def test_command_line_mistakes(arguments: list[str], message: str) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -8,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tiny_tokenizers import CHATML, make_tokenizer
 
 from evolpo import InputError
 from evolpo.rollout.prompts import (
@@ -18,27 +18,10 @@ from evolpo.rollout.prompts import (
     chat_tokens,
     check_disjoint,
     encode_prompt,
+    load_heldout,
     split_heldout,
 )
 from evolpo.rollout.sources import Problem, SourceConfig, load_problems
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def make_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(["<s>"])
-    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", len(alphabet))])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
-    tokenizer.chat_template = template
-    return tokenizer
-
 
 TOKENIZER = make_tokenizer(CHATML)
 
@@ -119,9 +102,9 @@ def test_jsonl_parquet_and_local_hugging_face_data_give_the_same_problems(tmp_pa
     for source in sources:
         problems = load_problems([source])
         assert [(p.text, p.answer, p.difficulty, p.metadata) for p in problems] == [
-            ("Is 0 even?", "0", "easy", {"topic": "parity"}),
-            ("Is 1 even?", "1", "easy", {"topic": "parity"}),
-            ("Is 2 even?", "0", "hard", {"topic": "parity"}),
+            ("Is 0 even?", 0, "easy", {"topic": "parity"}),
+            ("Is 1 even?", 1, "easy", {"topic": "parity"}),
+            ("Is 2 even?", 0, "hard", {"topic": "parity"}),
         ]
 
 
@@ -144,11 +127,20 @@ GOOD = {"prompt": "p", "answer": "a"}
         ([GOOD, '{"prompt": '], {}, r"^data\.train\[0\]\.path: .*x\.jsonl line 2: not valid JSON \(.*column 11\)"),
         ([GOOD, "[1]"], {}, r"^data\.train\[0\]\.path: .*line 2: a list, not an object"),
         (
-            [{"question": "p", "answer": "a"}],
+            [{"riddle": "p", "answer": "a"}],
             {},
+            r"prompt_column: .*line 1 has none of the columns prompt, problem, .*; it has: riddle, answer; name one$",
+        ),
+        (
+            [{"question": "p", "answer": "a"}],
+            {"prompt_column": "prompt"},
             r"prompt_column: .*line 1 has no column 'prompt'; it has: question, answer$",
         ),
-        ([{"prompt": "p", "gold": "a"}], {}, r"answer_column: .*no column 'answer'; it has: prompt, gold; use \"\" if"),
+        (
+            [{"prompt": "p", "gold": "a"}],
+            {"answer_column": "answer"},
+            r"answer_column: .*no column 'answer'; it has: prompt, gold; use \"\" if",
+        ),
         ([GOOD], {"difficulty_column": "level"}, r"difficulty_column: .*no column 'level'; it has: prompt, answer"),
         ([{"prompt": ["p"], "answer": "a"}], {}, r"prompt_column: .*line 1: column 'prompt' holds a list"),
         ([{"prompt": "  ", "answer": "a"}], {}, r"prompt_column: .*line 1: column 'prompt' holds empty text"),
@@ -177,7 +169,7 @@ def test_a_malformed_file_gets_one_line_with_field_and_place(tmp_path, rows, cha
         (chain_sum(weight=0.0), r"weight: 0\.0 is no share"),
         (SourceConfig(), r"family: is empty"),
         (SourceConfig(kind="jsonl"), r"path: is empty"),
-        (SourceConfig(kind="csv"), r"kind: 'csv' is unknown; use one of reasoning_gym, jsonl"),
+        (SourceConfig(kind="csv"), r"kind: 'csv' is unknown; use one of reasoning_gym, file, jsonl"),
     ],
 )
 def test_a_wrong_source_gets_one_line_with_its_field(source, message):
@@ -271,6 +263,31 @@ def test_a_split_that_leaves_nothing_is_an_error(tmp_path):
         split_heldout(DataConfig(train=[source], heldout_size=2), seed=0)
     with pytest.raises(InputError, match=r"^data\.heldout: all 2 training problems"):
         split_heldout(DataConfig(train=[source], heldout=[source]), seed=0)
+
+
+def test_heldout_sources_need_no_training_ones(tmp_path):
+    path = write_lines(tmp_path / "both.jsonl", *({"prompt": f"p{i}"} for i in range(4)))
+    alone = DataConfig(heldout=[jsonl(path)])
+    both = DataConfig(train=[jsonl(path)], heldout=[jsonl(path)])
+    assert load_heldout(alone, 0) == load_heldout(both, 0) == load_problems([jsonl(path)], "data.heldout")
+    drawn = DataConfig(train=[chain_sum()], heldout_size=7)
+    assert load_heldout(drawn, 5) == split_heldout(drawn, 5)[1]
+    with pytest.raises(InputError, match=r"^data\.heldout: has no source, nor has data\.train"):
+        load_heldout(DataConfig(), 0)
+
+
+def test_what_a_user_should_know_is_said_once(tmp_path):
+    path = write_lines(
+        tmp_path / "t.jsonl", *({"prompt": f"p{i}", "n": i % 3} for i in range(5)), {"prompt": "p1", "n": 1}
+    )
+    test = write_lines(tmp_path / "h.jsonl", {"prompt": "p3"}, {"prompt": "new"})
+    notes = []
+    split_heldout(DataConfig(train=[jsonl(path)], heldout=[jsonl(test)]), 0, notes.append)
+    assert notes == [
+        "data.train[0]: 5 problems, 1 duplicates dropped, read as columns (prompt=prompt)",
+        "data.heldout[0]: 2 problems, 0 duplicates dropped, read as columns (prompt=prompt)",
+        "data: 4 problems to train on, 2 held out, 1 removed from training: their text is held out",
+    ]
 
 
 # Encoding
@@ -431,12 +448,49 @@ def test_ranks_share_one_global_draw():
         alone.take(7, 0, 3)
 
 
+def test_levels_in_a_column_are_mixed_as_stages_ask():
+    problems, config = plain_problems([12, 4])
+    problems = [replace(p, difficulty="hard" if p.source or i % 4 == 0 else "easy") for i, p in enumerate(problems)]
+    stream = PromptStream(problems, TOKENIZER, config, seed=0)
+    drawn = Counter((p.id[0], p.difficulty) for p in stream.take(16))
+    assert drawn == {("0", "easy"): 6, ("0", "hard"): 2, ("1", "hard"): 8}  # sources by weight, levels by size
+    assert stream.epochs == {0: 8 / 12, 1: 2.0}
+    stream.mix({"easy": 1.0})
+    assert {p.difficulty for p in stream.take(9)} == {"easy"}
+    stream.mix({"easy": 0.5, "hard": 0.5})
+    assert Counter(p.difficulty for p in stream.take(20)) == {"easy": 10, "hard": 10}
+    state = json.loads(json.dumps(stream.state_dict()))
+    resumed = PromptStream(problems, TOKENIZER, config, seed=0)
+    resumed.load_state_dict(state)
+    assert resumed.take(20) == stream.take(20)
+
+
+def test_a_level_in_a_column_changes_nothing_where_all_rows_have_one():
+    problems, config = plain_problems([7, 5])
+    same = [replace(p, difficulty="easy") for p in problems]
+    first, second = (PromptStream(some, TOKENIZER, config, seed=3).take(30) for some in (problems, same))
+    assert [p.id for p in first] == [p.id for p in second]
+
+
 def test_state_of_other_data_is_refused():
     problems, config = plain_problems([5])
     state = PromptStream(problems, TOKENIZER, config, seed=1).state_dict()
     for other, seed in [(problems, 2), (problems[:-1], 1)]:
         with pytest.raises(InputError, match=r"^data\.train: the checkpoint was made with other problems"):
             PromptStream(other, TOKENIZER, config, seed).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"), [("arithmetic", "f1851b6cb519fe1d"), ("chain_sum_levels", "dea6981f40da0ebc")]
+)
+def test_problems_split_and_order_of_the_recipes_are_those_of_the_published_figures(recipe, expected):
+    file = Path(__file__).parents[2] / "recipes" / "conf" / "data" / f"{recipe}.yaml"
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(file)))
+    config.max_prompt_tokens = 10_000
+    train, heldout = split_heldout(config, 0)
+    drawn = PromptStream(train, TOKENIZER, config, 0).take(500)
+    ids = "".join(one.id for one in [*train, *heldout, *drawn])
+    assert hashlib.sha256(ids.encode()).hexdigest()[:16] == expected
 
 
 def test_stream_without_problems_is_an_error():

@@ -1,0 +1,106 @@
+"""Cells of a row: found by name, nested ones too; and what no text model can read is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from evolpo import InputError
+
+MISSING: Any = object()
+"""Stands for a cell that is not there."""
+
+MEDIA = frozenset({"image", "images", "img", "video", "videos", "audio", "audios"})
+"""Names of columns and fields that hold pictures or sound."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PARTS = (*sorted(MEDIA), "image_url", "input_image", "input_audio", "audio_url", "video_url")
+_PICTURES = "pictures or sound, and models here read text"
+
+
+def cell(row: Mapping[str, Any], name: str) -> Any:
+    """The value under a name, `MISSING` if there is none.
+
+    `reward_model.ground_truth` reaches into nested columns, also where these are JSON objects in a string. A column
+    that is itself called so goes before.
+    """
+    if name in row:
+        return row[name]
+    head, dot, rest = name.partition(".")
+    while dot:
+        inner = row.get(head, MISSING)
+        if isinstance(inner, str) and inner.lstrip().startswith("{"):
+            inner = parsed(inner)
+        if isinstance(inner, Mapping) and (found := cell(inner, rest)) is not MISSING:
+            return found
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return MISSING
+
+
+def column(row: Mapping[str, Any], name: str, place: str, field: str) -> Any:
+    """The value of a column that must be there; InputError lists the columns that exist if it is not."""
+    found = cell(row, name)
+    if found is MISSING:
+        raise InputError(f"{field}: {place} has no column {name!r}; it has: {', '.join(names_of(row)) or 'none'}")
+    return found
+
+
+def names_of(row: Mapping[str, Any]) -> list[str]:
+    """Names of all columns, with those inside of objects."""
+    names = []
+    for name, value in row.items():
+        inner = value if isinstance(value, Mapping) else {}
+        names += [name, *(f"{name}.{one}" for one in inner)]
+    return names
+
+
+def parsed(text: str) -> Any:
+    """The JSON value of a text, the text itself if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def check_row(row: Mapping[str, Any], place: str, field: str) -> None:
+    """Raise InputError if the row holds what a text model cannot read: pictures, sound, halves of characters."""
+    found = _unreadable(row, "")
+    if found is not None:
+        name, what = found
+        raise InputError(f"{field}: {place}: {name!r} holds {what}; mend or leave out such rows")
+
+
+def _unreadable(value: Any, name: str) -> tuple[str, str] | None:
+    """Full name of the first cell inside a value that no text model can read, and what it holds."""
+    kind = type(value)
+    if kind is str:
+        half = None if value.isascii() else _SURROGATE.search(value)
+        return None if half is None else (name, f"\\u{ord(half.group()):04x}, half of a character (a lone surrogate)")
+    if kind is int or kind is float or kind is bool or value is None:
+        return None
+    if kind is dict:
+        if value.get("type") in _PARTS or isinstance(value.get("bytes"), bytes):
+            return name, _PICTURES
+        for key, inner in value.items():
+            full = f"{name}.{key}" if name else str(key)
+            if str(key).lower() in MEDIA and _points_to_media(inner):
+                return full, _PICTURES
+            if (found := _unreadable(inner, full)) is not None:
+                return found
+        return None
+    if kind is list or kind is tuple:
+        return next((found for one in value if (found := _unreadable(one, name)) is not None), None)
+    # Data sets decode pictures into objects of PIL, which need not be installed.
+    return (name, _PICTURES) if kind.__module__.partition(".")[0] == "PIL" else None
+
+
+def _points_to_media(value: Any) -> bool:
+    """Whether a value under such a name is a path, an address or data; a matrix called `image` is none."""
+    if isinstance(value, list | tuple):
+        return any(_points_to_media(one) for one in value)
+    if isinstance(value, Mapping):
+        return bool(value.get("bytes") or value.get("path") or value.get("url"))
+    return isinstance(value, str | bytes) and bool(value)

@@ -1,0 +1,255 @@
+"""Rows of data files: JSON lines, JSON arrays, CSV, Parquet; compressed, in shards, whoever wrote them."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import glob
+import gzip
+import io
+import json
+import lzma
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from evolpo import InputError
+
+Placed = tuple[str, dict[str, Any]]
+"""Where a row stands, such as `FILE line N`, and the row."""
+
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
+_MAGIC_PARQUET = b"PAR1"
+_NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+_WRAPPERS = ("data", "rows", "examples", "instances", "items", "problems", "train", "test")
+_SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev", "eval"), "validation"
+)
+
+
+def read_rows(path: str, field: str = "path", split: str = "train", parquet: bool = False) -> Iterator[Placed]:
+    """Yield (place, row) of one file, of the files that a pattern matches, or of the shards in a folder, by name.
+
+    Formats are JSON lines, a JSON array of objects (or an object that holds one), CSV, TSV and Parquet; `.gz`, `.zst`,
+    `.bz2` and `.xz` around them are told by content, not by name. Text is UTF-8 or, with a byte order mark, UTF-16.
+
+    Args:
+        path: file, pattern (`data/train-*.parquet`) or folder.
+        field: full name of the field that `path` comes from, for messages.
+        split: in a folder whose files are named after several splits, those of this one are read.
+        parquet: whether it must be Parquet, whatever the files are called.
+
+    Raises:
+        InputError: there is no such file, or it is malformed.
+    """
+    for file in data_files(path, field, split):
+        try:
+            yield from _parquet_rows(file) if parquet else _rows_of_file(file, field)
+        except InputError:
+            raise
+        except (OSError, EOFError, UnicodeError, lzma.LZMAError, ValueError) as error:
+            message = f"cannot read {file} ({reason(error)}); give a readable {_described(file, parquet)} file"
+            raise InputError(f"{field}: {message}") from error
+
+
+def data_files(path: str, field: str = "path", split: str = "train") -> list[Path]:
+    """The files behind a path, sorted by name.
+
+    Raises:
+        InputError: there are none.
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        found = [file for file in sorted(target.rglob("*")) if _is_data(file, target)]
+        if not found:
+            raise InputError(f"{field}: the folder {path} holds no data file; known are {', '.join(FORMATS)}")
+        return _of_split(found, target, split, field)
+    if target.exists() or not glob.has_magic(path):
+        return [target]
+    found = sorted(Path(name) for name in glob.glob(str(target), recursive=True) if Path(name).is_file())  # noqa: PTH207 - a pattern may be absolute
+    if not found:
+        raise InputError(f"{field}: no file matches {path}; check the pattern")
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+    return text.splitlines()[0]
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    parts = file.relative_to(folder).parts
+    hidden = any(part.startswith((".", "_")) for part in parts)
+    return file.is_file() and not hidden and file.name not in _NO_DATA and _format_of(file) in FORMATS
+
+
+def _of_split(files: list[Path], folder: Path, split: str, field: str) -> list[Path]:
+    """Files of one split, where the names tell of several; without such names all of them."""
+    name = re.match(r"\w*", split)
+    wanted = _SPLIT_NAMES.get(name.group() if name else "", split)
+    named = {file: _split_of(file.relative_to(folder)) for file in files}
+    if len(set(named.values())) == 1:
+        return files
+    chosen = [file for file in files if named[file] == wanted]
+    if not chosen:
+        there = ", ".join(sorted({one or "files without one" for one in named.values()}))
+        raise InputError(f"{field}: the folder {folder} holds no split {split!r}; it has: {there}")
+    return chosen
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file or its folder is named after, empty if none."""
+    for part in reversed(file.parts):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if word in _SPLIT_NAMES:
+                return _SPLIT_NAMES[word]
+    return ""
+
+
+def _format_of(file: Path) -> str:
+    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in COMPRESSED]
+    return suffixes[-1] if suffixes else ""
+
+
+def _described(file: Path, parquet: bool) -> str:
+    if parquet:
+        return "Parquet"
+    return {".parquet": "Parquet", ".csv": "UTF-8 CSV", ".tsv": "UTF-8 TSV"}.get(_format_of(file), "UTF-8")
+
+
+def _rows_of_file(file: Path, field: str) -> Iterator[Placed]:
+    with file.open("rb") as raw:
+        start = raw.read(6)
+    if start.startswith(_MAGIC_PARQUET) or _format_of(file) == ".parquet":
+        yield from _parquet_rows(file)
+        return
+    with _decompressed(file, start) as stream:
+        text = io.TextIOWrapper(stream, encoding=_encoding(stream), newline="")
+        rows = _csv_rows(text, file) if _format_of(file) in (".csv", ".tsv") else _json_rows(text, file, field)
+        yield from rows
+
+
+def _decompressed(file: Path, start: bytes) -> io.BufferedReader:
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "")
+    stream: Any
+    if kind == "zstd":
+        import pyarrow
+
+        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd")
+    else:
+        openers: Mapping[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+        stream = openers[kind](file, "rb") if kind else file.open("rb")
+    # One object that can peek, whatever lies below.
+    return stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+
+
+def _encoding(stream: io.BufferedReader) -> str:
+    start = stream.peek(4)[:4]
+    return "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+
+
+def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
+    """Rows of JSON lines, or of one JSON value that is, or holds, a list of objects."""
+    number, first = 0, ""
+    for number, first in enumerate(_lines(text), start=1):  # noqa: B007 - goes on below
+        if first.strip():
+            break
+    if not first.strip():
+        return
+    whole = first.lstrip().startswith("[")
+    if not whole:
+        try:
+            whole = _holds_rows(json.loads(first))
+        except json.JSONDecodeError:
+            whole = first.strip() == "{" or _format_of(file) == ".json"
+    if whole:
+        yield from _array_rows(first + text.read(), file, field)
+        return
+    yield from _json_line(first, f"{file} line {number}", field)
+    for number, line in enumerate(_lines(text), start=number + 1):  # noqa: B020
+        if line.strip():
+            yield from _json_line(line, f"{file} line {number}", field)
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether an object is a wrapper around rows, by the names that such wrappers have."""
+    rows = [value.get(name) for name in _WRAPPERS] if isinstance(value, dict) else []
+    return any(isinstance(one, list) and one and isinstance(one[0], dict) for one in rows)
+
+
+def _lines(text: IO[str]) -> Iterator[str]:
+    """Lines as JSON has them: U+2028, U+0085 and the like end none."""
+    for line in text:
+        yield line.rstrip("\r\n")
+
+
+def _json_line(line: str, place: str, field: str) -> Iterator[Placed]:
+    try:
+        row = json.loads(line.rstrip())
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else reason(error)
+        raise InputError(f"{field}: {place}: not valid JSON ({where}); mend or remove the line") from error
+    yield _object(row, place, field)
+
+
+def _object(row: Any, place: str, field: str) -> Placed:
+    if not isinstance(row, dict):
+        raise InputError(f"{field}: {place}: a {type(row).__name__}, not an object with named columns")
+    return place, row
+
+
+def _array_rows(text: str, file: Path, field: str) -> Iterator[Placed]:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else reason(error)
+        raise InputError(f"{field}: {file}: not valid JSON ({where}); mend the file") from error
+    if isinstance(value, dict):
+        lists = {name: one for name, one in value.items() if isinstance(one, list) and one and isinstance(one[0], dict)}
+        if len(lists) != 1:
+            names = ", ".join(lists) or "none"
+            message = f"one object that holds {len(lists)} lists of rows ({names}); give a JSON array or JSON lines"
+            raise InputError(f"{field}: {file}: {message}")
+        [value] = lists.values()
+    for number, row in enumerate(value, start=1):
+        yield _object(row, f"{file} item {number}", field)
+
+
+def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
+    csv.field_size_limit(sys.maxsize)
+    header = text.readline()
+    semicolons = header.count(";") > header.count(",") and _format_of(file) == ".csv"
+    delimiter = "\t" if _format_of(file) == ".tsv" else ";" if semicolons else ","
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    if not names:
+        return
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    try:
+        for row in rows:
+            if not row:
+                continue
+            place = f"{file} line {rows.line_num + 1}"
+            if len(row) > len(names):
+                raise ValueError(f"line {rows.line_num + 1} has {len(row)} cells for {len(names)} columns")
+            yield place, dict.fromkeys(names) | dict(zip(names, row, strict=False))
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num + 1}: {error}") from error
+
+
+def _parquet_rows(file: Path) -> Iterator[Placed]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1000):
+            for row in cast("list[dict[str, Any]]", batch.to_pylist()):
+                number += 1
+                yield f"{file} row {number}", row
+    except pyarrow.ArrowException as error:
+        raise ValueError(reason(error)) from error

@@ -1,0 +1,105 @@
+"""Conversations in the forms that data have them, as the messages that a chat template takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evolpo import InputError
+from evolpo.rollout.data.cells import check_row, parsed
+
+Message = Mapping[str, Any]
+"""`role`, `content` and whatever else the chat template of a model reads, such as `tool_calls`."""
+
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+ROLES |= {"observation": "tool", "function": "tool", "function_call": "assistant"}
+
+
+def as_messages(value: Any, place: str, field: str) -> tuple[Message, ...] | None:
+    """The messages of a cell; None if it holds something else, such as plain text.
+
+    A list of `{role, content}` or of `{from, value}`, one such object, or either of them as JSON in a string. Nulls
+    that a table filled in are left out, parts of a content that are text are joined.
+
+    Raises:
+        InputError: a message lacks its role or its text, or holds a picture.
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {", '{"role"', '{"from"')):
+        value = parsed(value)
+        check_row({"messages": value}, place, field)  # what stands in a string has not been looked at
+    if isinstance(value, Mapping) and ("role" in value or "from" in value):
+        value = _rows_of_lists(value)
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return None
+    if not all(isinstance(one, Mapping) and ("role" in one or "from" in one) for one in value):
+        return None
+    return tuple(_message(one, f"{place}: message {index}", field) for index, one in enumerate(value, start=1))
+
+
+def _rows_of_lists(value: Mapping[str, Any]) -> list[Any]:
+    """One message, or the messages of an object of lists, as some tables keep lists of objects."""
+    columns = list(value.values())
+    if all(isinstance(column, list) for column in columns) and len({len(column) for column in columns}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [value]
+
+
+def _message(given: Mapping[str, Any], place: str, field: str) -> Message:
+    message = {name: one for name, one in given.items() if one is not None}
+    role = message.pop("from", None)
+    role = message.get("role", role)
+    content = message.pop("value", None)
+    content = message.get("content", content)
+    if not isinstance(role, str) or not role:
+        raise InputError(f"{field}: {place} has no role; give user, assistant or system")
+    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    if content is None and message.get("tool_calls"):
+        content = ""
+    if not isinstance(content, str):
+        raise InputError(f"{field}: {place} holds {type(content).__name__}, no text; mend or remove the row")
+    return {**message, "role": ROLES.get(role, role), "content": content}
+
+
+def without_reply(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages up to the last one that is not the assistant's: what is to be answered."""
+    end = len(messages)
+    while end and messages[end - 1]["role"] == "assistant":
+        end -= 1
+    return messages[:end]
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """What a person reads: the user's text, if that is all but the system message; else all turns with their roles."""
+    turns = [message for message in messages if message["role"] != "system"]
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in turns)
+
+
+def system_of(messages: Sequence[Message]) -> str | None:
+    """The text of the system message, None if there is none."""
+    return next((str(one["content"]) for one in messages if one["role"] == "system"), None)
+
+
+def as_tools(value: Any, place: str, field: str) -> tuple[Mapping[str, Any], ...]:
+    """The tools of a cell: a list of JSON schemas, or that list as JSON in a string; none for null or an empty one.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if isinstance(value, str) and value.strip():
+        value = parsed(value)
+    if value is None or value == "" or value == []:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        shown = json.dumps(value, default=str)[:60]
+        raise InputError(f"{field}: {place}: {shown} is no list of tools; give a list of JSON schemas")
+    return tuple(_without_nulls(one) for one in value)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value

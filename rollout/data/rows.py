@@ -1,0 +1,213 @@
+"""From a row to a problem: which column is what, and what their cells may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from evolpo import InputError
+from evolpo.rl.data import LENGTH_ALPHA, Answer
+from evolpo.rollout.data.answers import extracted
+from evolpo.rollout.data.cells import MISSING, cell, check_row, column, names_of
+from evolpo.rollout.data.files import Placed
+from evolpo.rollout.data.messages import Message, as_messages, as_tools, system_of, transcript, without_reply
+from evolpo.rollout.data.presets import AUTO, PRESETS, Columns, columns_of, recognised
+from evolpo.rollout.data.problem import Problem, problem_id, row_key
+
+
+class RowOptions(Protocol):
+    """What a source says about its rows; see `SourceConfig`."""
+
+    preset: str
+    prompt_column: str | None
+    answer_column: str | None
+    answer_pattern: str | None
+    system_column: str | None
+    tools_column: str | None
+    difficulty_column: str
+    difficulty: str
+    task_column: str | None
+    task: str
+
+
+def reader_for(options: RowOptions, head: Sequence[Placed], where: str, name: str, index: int) -> Reader:
+    """The reader of a source, its columns told from its first rows.
+
+    Args:
+        options: what the source says itself; that goes before what the preset says.
+        head: the first rows and where they stand; at least one.
+        where: full name of the source.
+        name: of the source, for the ids.
+        index: of the source in its list.
+
+    Raises:
+        InputError: a column that was named, or one with the problem, is not there.
+    """
+    merged: dict[str, Any] = {}
+    for place, row in reversed(head):
+        check_row(row, place, where)  # a row of pictures is that first, whatever columns are missing
+        merged |= {key: value for key, value in row.items() if value is not None or key not in merged}
+    preset = options.preset if options.preset != AUTO else (recognised(merged) or "columns")
+    columns = columns_of(preset, merged)
+    columns = replace(
+        columns,
+        prompt=_chosen(options.prompt_column, columns.prompt),
+        answer=_chosen(options.answer_column, columns.answer),
+        system=_chosen(options.system_column, columns.system),
+        tools=_chosen(options.tools_column, columns.tools),
+        task=None if options.task else _chosen(options.task_column, columns.task),
+        answer_pattern=_pattern(options, columns),
+    )
+    if columns.prompt is None:
+        known = ", ".join(PRESETS[preset].prompt)
+        message = (
+            f"{head[0][0]} has none of the columns {known}; it has: {', '.join(names_of(merged)) or 'none'}; name one"
+        )
+        raise InputError(f"{where}.prompt_column: {message}")
+    return Reader(columns, options, where, name, index)
+
+
+def _chosen(named: str | None, told: str | None) -> str | None:
+    return told if named is None else named or None
+
+
+def _pattern(options: RowOptions, columns: Columns) -> str:
+    if options.answer_pattern is not None:
+        return options.answer_pattern
+    # A pattern belongs to the column that the preset takes.
+    return columns.answer_pattern if options.answer_column in (None, columns.answer) else ""
+
+
+@dataclass
+class Reader:
+    """Makes problems of the rows of one source."""
+
+    columns: Columns
+    options: RowOptions
+    where: str
+    name: str
+    index: int
+    replies: int = 0
+    """Conversations of which the last turn was left out."""
+    conversations: int = 0
+    """Rows that hold messages."""
+
+    def notes(self) -> list[str]:
+        """What a user should know about how the rows were taken."""
+        lines = []
+        if self.conversations:
+            lines.append(f"{self.conversations} prompts are messages, which go through the chat template as they are")
+        if self.replies:
+            lines.append(f"{self.replies} conversations end with a turn of the assistant, which was left out")
+        return lines
+
+    def problem(self, row: Mapping[str, Any], place: str) -> tuple[str, Problem]:
+        """The problem of a row, and what tells it from others (see `row_key`).
+
+        Raises:
+            InputError: a column is not there, or holds something else than it should; the message names the row.
+        """
+        check_row(row, place, self.where)
+        text, messages = self._prompt(row, place)
+        system = self._system(row, place, messages)
+        if messages and system and system_of(messages) is None:
+            messages = ({"role": "system", "content": system}, *messages)
+        metadata = {name: value for name, value in row.items() if name not in self._used()}
+        if LENGTH_ALPHA in metadata:
+            message = (
+                f"column {LENGTH_ALPHA!r} would go before the strength that the reward `length` is given; rename it"
+            )
+            raise InputError(f"{self.where}: {place}: {message}")
+        problem = Problem(
+            "",
+            text,
+            self._answer(row, place),
+            self._level(row, place),
+            metadata,
+            self.index,
+            self._task(row, place),
+            system=None if messages else system,
+            messages=messages,
+            tools=self._tools(row, place),
+            place=place,
+        )
+        key = row_key(problem)
+        return key, replace(problem, id=problem_id(self.name, key))
+
+    def _used(self) -> set[str | None]:
+        """Columns that do not stand among the metadata again."""
+        one = self.columns
+        return {one.prompt, one.answer, one.system, one.tools, one.further, self.options.difficulty_column}
+
+    def _prompt(self, row: Mapping[str, Any], place: str) -> tuple[str, tuple[Message, ...]]:
+        name = self.columns.prompt or ""
+        field = f"{self.where}.prompt_column"
+        value = column(row, name, place, field)
+        messages = as_messages(value, place, field)
+        if messages is None:
+            if not isinstance(value, str) or not value.strip():
+                kind = "empty text" if isinstance(value, str) else f"a {type(value).__name__}"
+                message = f"column {name!r} holds {kind}; it must hold the problem's text, or messages"
+                raise InputError(f"{field}: {place}: {message}")
+            further = cell(row, self.columns.further) if self.columns.further else None
+            return (f"{value}\n{further}" if isinstance(further, str) and further.strip() else value), ()
+        asked = without_reply(messages)
+        self.conversations += 1
+        self.replies += len(asked) < len(messages)
+        if not any(one["role"] == "user" for one in asked):
+            raise InputError(f"{field}: {place}: column {name!r} holds no message of a user")
+        return transcript(asked), asked
+
+    def _system(self, row: Mapping[str, Any], place: str, messages: tuple[Message, ...]) -> str | None:
+        name = self.columns.system
+        if name is None:
+            return None
+        field = f"{self.where}.system_column"
+        value = column(row, name, place, field) if self.options.system_column else row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{field}: {place}: column {name!r} holds a {type(value).__name__}; it must hold text")
+        own = system_of(messages)
+        if value and own is not None and own != value:
+            message = f"column {name!r} and the messages have different system messages; give one of them"
+            raise InputError(f"{field}: {place}: {message}")
+        return value
+
+    def _answer(self, row: Mapping[str, Any], place: str) -> Answer:
+        name, field = self.columns.answer, f"{self.where}.answer_column"
+        if name is None:
+            return None
+        value = cell(row, name)
+        if value is MISSING:
+            if not self.options.answer_column:
+                return None
+            names = ", ".join(names_of(row))
+            message = f'has no column {name!r}; it has: {names}; use "" if the data has no answers'
+            raise InputError(f"{field}: {place} {message}")
+        found: Answer = extracted(value, self.columns.answer_pattern, place, f"{self.where}.answer_pattern")
+        return found
+
+    def _level(self, row: Mapping[str, Any], place: str) -> str:
+        name = self.options.difficulty_column
+        return named(column(row, name, place, f"{self.where}.difficulty_column")) if name else self.options.difficulty
+
+    def _task(self, row: Mapping[str, Any], place: str) -> str:
+        name = self.columns.task
+        if name is None:
+            return self.options.task
+        value = column(row, name, place, f"{self.where}.task_column") if self.options.task_column else cell(row, name)
+        return "" if value is MISSING else named(value)
+
+    def _tools(self, row: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], ...]:
+        name, field = self.columns.tools, f"{self.where}.tools_column"
+        if name is None:
+            return ()
+        value = column(row, name, place, field) if self.options.tools_column else row.get(name)
+        return as_tools(value, place, field)
+
+
+def named(value: Any) -> str:
+    """A cell as the name of a level or a task; null is none, and 3.0 is 3, which a table with nulls makes of it."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

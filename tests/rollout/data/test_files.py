@@ -1,0 +1,164 @@
+"""Every file that people have gives its rows, or one clear line."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from evolpo import InputError
+from evolpo.rollout.data.files import data_files, read_rows
+
+ROWS = [{"prompt": f"Say {i}.", "answer": i, "tags": ["a", "b"]} for i in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def rows_of(path, **options):
+    return [row for _, row in read_rows(str(path), **options)]
+
+
+def compressed(kind, data):
+    if kind == "zst":
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(data)
+        return sink.getvalue().to_pybytes()
+    return {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind](data)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "bz2", "xz"])
+@pytest.mark.parametrize("named", [True, False])
+def test_compressed_files_are_read_whatever_they_are_called(tmp_path, kind, named):
+    path = tmp_path / (f"rows.jsonl.{kind}" if named else "rows.jsonl")
+    path.write_bytes(compressed(kind, LINES.encode()))
+    assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINES,
+        LINES.rstrip("\n"),
+        LINES.replace("\n", "\r\n"),
+        "\n \n" + LINES.replace("\n", "\n\n"),
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        json.dumps({"version": 1, "data": ROWS}, indent=1),
+        json.dumps({"data": ROWS}),
+    ],
+    ids=["lines", "no last newline", "CR LF", "blank lines", "array", "indented", "object of rows", "one line object"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_json_in_all_its_layouts(tmp_path, text, encoding, name):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_no_separator_but_the_newline_ends_a_line(tmp_path, separator):
+    path = tmp_path / "rows.jsonl"
+    raw = json.dumps({"prompt": f"one{separator}two"}, ensure_ascii=separator < " ")
+    path.write_text(f"{raw}\n{raw}\n", encoding="utf-8")
+    assert rows_of(path) == [{"prompt": f"one{separator}two"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.csv", 'prompt,answer\n"Say ""hi"",\nthen go",3\nplain,\n'),
+        ("rows.csv", 'prompt;answer\n"Say ""hi"",\nthen go";3\nplain;\n'),
+        ("rows.tsv", 'prompt\tanswer\n"Say ""hi"",\nthen go"\t3\n\nplain\t\n'),
+        ("rows.csv", '\ufeffprompt,answer\r\n"Say ""hi"",\nthen go",3\r\nplain,\r\n'),
+    ],
+)
+def test_tables_of_text(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    assert rows_of(path) == [{"prompt": 'Say "hi",\nthen go', "answer": "3"}, {"prompt": "plain", "answer": ""}]
+
+
+def test_a_short_line_of_a_table_has_nulls(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c\n1\n")
+    assert rows_of(path) == [{"a": "1", "b": None, "c": None}]
+
+
+def test_cells_of_a_table_may_be_long(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"a\n{'x' * 300_000}\n")
+    assert len(rows_of(path)[0]["a"]) == 300_000
+
+
+def test_parquet_is_told_by_content_and_keeps_types(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.bin")
+    assert rows_of(tmp_path / "rows.bin") == ROWS
+    assert [place.rpartition(" ")[2] for place, _ in read_rows(str(tmp_path / "rows.bin"))] == ["1", "2", "3"]
+
+
+def test_patterns_and_folders_give_their_files_by_name(tmp_path):
+    folder = tmp_path / "data" / "deep"
+    folder.mkdir(parents=True)
+    for number in (2, 0, 1):
+        (folder / f"part-{number:05}-of-00003.jsonl").write_text(json.dumps(ROWS[number]) + "\n")
+    for name in ("README.md", ".hidden.jsonl", "dataset_info.json", "_SUCCESS"):
+        (folder / name).write_text("nothing to read")
+    assert rows_of(tmp_path / "data") == ROWS
+    assert rows_of(tmp_path / "data" / "**" / "*.jsonl") == ROWS
+    assert rows_of(folder / "part-0000[01]*") == ROWS[:2]
+
+
+def test_of_a_folder_with_several_splits_one_is_read(tmp_path):
+    for name, row in (("train-00000.jsonl", ROWS[0]), ("test-00000.jsonl", ROWS[1]), ("val.jsonl", ROWS[2])):
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    assert rows_of(tmp_path) == ROWS[:1]
+    assert rows_of(tmp_path, split="test") == ROWS[1:2]
+    assert rows_of(tmp_path, split="validation[:10]") == ROWS[2:]
+    with pytest.raises(InputError, match=r"holds no split 'gold'; it has: test, train, validation$"):
+        rows_of(tmp_path, split="gold")
+    (tmp_path / "val.jsonl").unlink()
+    (tmp_path / "test-00000.jsonl").unlink()
+    assert rows_of(tmp_path, split="test") == ROWS[:1]  # Only one kind of file: all of them.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", b'{"prompt": "caf\xe9"}\n', r"path: cannot read .*rows\.jsonl \('utf-8' codec"),
+        ("rows.jsonl", gzip.compress(LINES.encode())[:-20], r"path: cannot read .*\(Compressed file ended"),
+        ("rows.jsonl", gzip.compress(LINES.encode())[:40] + b"xxxx", r"path: cannot read "),
+        ("rows.jsonl", compressed("zst", LINES.encode())[:-8] + b"12345678", r"path: cannot read "),
+        ("rows.parquet", b"PAR1nonsense", r"path: cannot read .*; give a readable Parquet file"),
+        ("rows.json", b'[{"a": 1},', r"path: .*rows\.json: not valid JSON \(.* at line 1\); mend the file"),
+        ("rows.json", b'[{"a": 1}, 2]', r"path: .*rows\.json item 2: a int, not an object"),
+        ("rows.json", b'{\n"a": [{"b": 1}], "c": [{"b": 1}]}', r"one object that holds 2 lists of rows \(a, c\)"),
+        ("rows.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells for 2 columns"),
+        ("rows.csv", b'a,b\n1,"2\n', r"path: cannot read .*line 2: unexpected end of data"),
+        ("rows.jsonl", b"[" * 100_000, r"not valid JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        rows_of(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there_is_one_line(tmp_path):
+    for path, message in (
+        (tmp_path / "no.jsonl", "cannot read .*No such file"),
+        (tmp_path / "*.jsonl", "no file matches"),
+        (tmp_path, "holds no data file; known are .jsonl"),
+    ):
+        with pytest.raises(InputError, match=f"^where: .*{message}"):
+            rows_of(path, field="where")
+
+
+def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path):
+    (tmp_path / "rows[1].jsonl").write_text(LINES)
+    assert data_files(str(tmp_path / "rows[1].jsonl")) == [tmp_path / "rows[1].jsonl"]

@@ -1,0 +1,416 @@
+"""Rows in the shapes that public data sets have become problems; what is no problem is one clear line."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from evolpo import InputError
+from evolpo.rollout.sources import SourceConfig, load_problems
+
+SYSTEM = {"role": "system", "content": "Answer in French."}
+USER = {"role": "user", "content": "What is 2 + 3?"}
+ASSISTANT = {"role": "assistant", "content": "It is 5."}
+NEXT = {"role": "user", "content": "And 3 + 4?"}
+
+
+def load(folder, *rows, parquet=False, notes=None, **options):
+    if parquet:
+        path = folder / "rows.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    else:
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceConfig(kind="file", path=str(path), **options)
+    return load_problems([source], note=(notes if notes is not None else []).append)
+
+
+SHAPES = {
+    "verl": (
+        {
+            "data_source": "sums",
+            "prompt": [USER],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "5"},
+            "extra_info": {"split": "train", "index": 0},
+        },
+        ("verl", "What is 2 + 3?", "5", "sums"),
+    ),
+    "verl, extra_info as text": (
+        {
+            "data_source": "sums",
+            "prompt": json.dumps([USER]),
+            "reward_model": json.dumps({"ground_truth": 5}),
+            "extra_info": "{}",
+        },
+        ("verl", "What is 2 + 3?", 5, "sums"),
+    ),
+    "verl, processed": (
+        {"prompt": "What is 2 + 3?", "solution": "5", "data_source": "sums", "reward_model": {"ground_truth": "5"}},
+        ("verl", "What is 2 + 3?", "5", "sums"),
+    ),
+    "trl": ({"prompt": "What is 2 + 3?", "solution": "$5$"}, ("trl", "What is 2 + 3?", "$5$", "")),
+    "trl, conversational": ({"prompt": [USER], "solution": "$5$"}, ("trl", "What is 2 + 3?", "$5$", "")),
+    "trl, prompt alone": ({"prompt": [USER]}, ("columns", "What is 2 + 3?", None, "")),
+    "openrlhf": ({"input": "What is 2 + 3?", "label": "5"}, ("openrlhf", "What is 2 + 3?", "5", "")),
+    "openrlhf, messages": (
+        {"context_messages": [USER], "label": "5", "datasource": "x"},
+        ("openrlhf", "What is 2 + 3?", "5", ""),
+    ),
+    "slime": ({"prompt": [USER], "label": "5"}, ("columns", "What is 2 + 3?", "5", "")),
+    "gsm8k": (
+        {"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},
+        ("gsm8k", "What is 2 + 3?", "5", ""),
+    ),
+    "MATH": (
+        {"problem": "What is 2 + 3?", "level": "Level 1", "type": "Algebra", "solution": r"So \boxed{5}."},
+        ("columns", "What is 2 + 3?", r"So \boxed{5}.", ""),
+    ),
+    "OpenR1": (
+        {
+            "problem": "What is 2 + 3?",
+            "solution": "long",
+            "answer": "5",
+            "messages": [USER, ASSISTANT],
+            "generations": ["a", "b"],
+        },
+        ("columns", "What is 2 + 3?", "5", ""),
+    ),
+    "Big-Math": (
+        {"problem": "What is 2 + 3?", "answer": "5", "source": "x", "domain": ["a"], "llama8b_solve_rate": 0.5},
+        ("columns", "What is 2 + 3?", "5", ""),
+    ),
+    "AIME": ({"ID": "x-1", "Problem": "What is 2 + 3?", "Answer": 5}, ("columns", "What is 2 + 3?", 5, "")),
+    "OlympiadBench": (
+        {"question": "What is 2 + 3?", "final_answer": ["5"], "solution": ["long"]},
+        ("columns", "What is 2 + 3?", ["5"], ""),
+    ),
+    "alpaca": (
+        {"instruction": "Add the numbers.", "input": "2, 3", "output": "5"},
+        ("alpaca", "Add the numbers.\n2, 3", "5", ""),
+    ),
+    "alpaca without input": (
+        {"instruction": "Add 2 and 3.", "input": "", "output": "5"},
+        ("alpaca", "Add 2 and 3.", "5", ""),
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "What is 2 + 3?"}, {"from": "gpt", "value": "5"}]},
+        ("sharegpt", "What is 2 + 3?", None, ""),
+    ),
+    "messages": ({"messages": [USER, ASSISTANT]}, ("columns", "What is 2 + 3?", None, "")),
+    "INTELLECT": (
+        {"prompt": "What is 2 + 3?", "verification_info": '{"ground_truth": "5"}', "task_type": "math"},
+        ("columns", "What is 2 + 3?", "5", ""),
+    ),
+    "MBPP": (
+        {"task_id": 1, "text": "Write add.", "code": "...", "test_list": ["assert add(1, 2) == 3"]},
+        ("code", "Write add.", None, ""),
+    ),
+    "HumanEval": (
+        {
+            "task_id": "x/1",
+            "prompt": "def add(a, b):\n",
+            "test": "def check(c):\n    assert c(1, 2) == 3",
+            "entry_point": "add",
+            "canonical_solution": "    return a + b",
+        },
+        ("code", "def add(a, b):\n", None, ""),
+    ),
+    "APPS": (
+        {"question": "Print the sum.", "input_output": '{"inputs": ["1 2"], "outputs": ["3"]}', "difficulty": "intro"},
+        ("code", "Print the sum.", None, ""),
+    ),
+    "LiveCodeBench": (
+        {"question_title": "Sum", "question_content": "Print the sum.", "public_test_cases": '[{"input": "1"}]'},
+        ("code", "Print the sum.", None, ""),
+    ),
+    "CodeContests": (
+        {"description": "Print the sum.", "public_tests": {"input": ["1 2"], "output": ["3"]}, "name": "x"},
+        ("code", "Print the sum.", None, ""),
+    ),
+    "plain": ({"prompt": "What is 2 + 3?", "answer": "5", "test": "dev"}, ("columns", "What is 2 + 3?", "5", "")),
+}
+
+
+@pytest.mark.parametrize("parquet", [False, True], ids=["jsonl", "parquet"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_told_by_their_columns(tmp_path, name, parquet):
+    row, (preset, text, answer, task) = SHAPES[name]
+    notes = []
+    [problem] = load(tmp_path, row, parquet=parquet, notes=notes)
+    assert (problem.text, problem.answer, problem.task) == (text, answer, task)
+    assert f"read as {preset} (prompt=" in notes[0]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_preset_that_is_named_reads_the_same(tmp_path, name):
+    row, (preset, text, answer, task) = SHAPES[name]
+    [problem] = load(tmp_path, row, preset=preset)
+    assert (problem.text, problem.answer, problem.task) == (text, answer, task)
+
+
+def test_headings_are_no_answers(tmp_path):
+    row = {"question": "p", "answer": "#### Step 1\nWe add the numbers that are given in the text."}
+    assert load(tmp_path, row)[0].answer == row["answer"]
+
+
+def test_what_is_no_part_of_the_problem_is_metadata(tmp_path):
+    row = SHAPES["verl"][0]
+    [problem] = load(tmp_path, row)
+    assert problem.metadata == {name: value for name, value in row.items() if name != "prompt"}
+    [problem] = load(
+        tmp_path, {"q": "2 + 3", "a": 5, "function": "f", "sample": 1}, prompt_column="q", answer_column="a"
+    )
+    assert problem.metadata == {"function": "f", "sample": 1}
+
+
+def test_a_column_that_would_override_an_option_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"line 1: column 'length_alpha' would go before the strength"):
+        load(tmp_path, {"prompt": "p", "length_alpha": 5})
+
+
+def test_a_null_in_the_first_row_hides_no_column(tmp_path):
+    rows = [{"prompt": f"p{i}", "answer": None if i < 3 else i} for i in range(5)]
+    assert [one.answer for one in load(tmp_path, *rows)] == [None, None, None, 3, 4]
+    sparse = [{"prompt": "a"}, {"prompt": "b", "solution": "2"}]
+    assert [one.answer for one in load(tmp_path, *sparse)] == [None, "2"]
+
+
+# -- messages
+
+
+def test_messages_stay_as_they_are(tmp_path):
+    talk = [SYSTEM, USER, ASSISTANT, NEXT]
+    notes = []
+    [problem] = load(tmp_path, {"prompt": talk, "answer": 7}, notes=notes)
+    assert problem.messages == tuple(talk)
+    assert problem.text == "user: What is 2 + 3?\n\nassistant: It is 5.\n\nuser: And 3 + 4?"
+    assert "1 prompts are messages, which go through the chat template as they are" in notes[1]
+
+
+def test_the_reply_at_the_end_is_left_out_and_counted(tmp_path):
+    notes = []
+    problems = load(tmp_path, {"messages": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT, NEXT]}, notes=notes)
+    assert [one.messages for one in problems] == [(USER,), (USER, ASSISTANT, NEXT)]
+    assert any("1 conversations end with a turn of the assistant, which was left out" in line for line in notes)
+
+
+def test_nulls_that_a_table_fills_in_are_no_part_of_a_message(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    result = {"role": "tool", "content": "5", "name": "add"}
+    [problem] = load(tmp_path, {"prompt": [USER, call, result], "answer": "5"}, parquet=True)
+    assert problem.messages == (USER, {**call, "content": ""}, result)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"role": "user", "content": "What is 2 + 3?"},
+        json.dumps([USER]),
+        [{"from": "human", "value": "What is 2 + 3?"}],
+        {"role": ["user"], "content": ["What is 2 + 3?"]},
+        [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?"}]}],
+    ],
+)
+def test_forms_of_messages(tmp_path, prompt):
+    [problem] = load(tmp_path, {"prompt": prompt, "answer": "5"})
+    assert [dict(one) for one in problem.messages] == [USER]
+
+
+def test_system_messages(tmp_path):
+    [text] = load(tmp_path, {"system": "Be brief.", "prompt": "2 + 3", "answer": 5})
+    assert (text.system, text.messages) == ("Be brief.", ())
+    [talk] = load(tmp_path, {"sys": "Be brief.", "prompt": [USER], "answer": 5}, system_column="sys")
+    assert talk.messages == ({"role": "system", "content": "Be brief."}, USER)
+    [same] = load(tmp_path, {"system": SYSTEM["content"], "prompt": [SYSTEM, USER], "answer": 5})
+    assert same.messages == (SYSTEM, USER)
+    [none] = load(tmp_path, {"system": "Be brief.", "prompt": "2 + 3", "answer": 5}, system_column="")
+    assert (none.system, none.metadata) == (None, {"system": "Be brief."})
+    with pytest.raises(InputError, match=r"system_column: .*line 1: column 'system' and the messages have different"):
+        load(tmp_path, {"system": "Be brief.", "prompt": [SYSTEM, USER], "answer": 5})
+
+
+def test_tools(tmp_path):
+    tool = {"type": "function", "function": {"name": "add", "description": None}}
+    clean = {"type": "function", "function": {"name": "add"}}
+    for given in ([tool], json.dumps([tool])):
+        [problem] = load(tmp_path, {"prompt": [USER], "tools": given})
+        assert problem.tools == (clean,)
+    [problem] = load(tmp_path, {"prompt": "Which tools?", "answer": "saw", "tools": ["saw", "axe"]})
+    assert (problem.tools, problem.metadata) == ((), {"tools": ["saw", "axe"]})
+    with pytest.raises(InputError, match=r"tools_column: .*line 1: \[\"saw\"\] is no list of tools"):
+        load(tmp_path, {"prompt": "p", "tools": ["saw"]}, tools_column="tools")
+
+
+# -- answers
+
+
+@pytest.mark.parametrize("answer", [5, 5.5, True, False, 0, "5", ["Paris", "City of Paris"], [1, 2], {"x": 1}, None])
+def test_answers_stay_what_they_are(tmp_path, answer):
+    for parquet in (False, True):
+        [problem] = load(tmp_path, {"prompt": "p", "answer": answer}, parquet=parquet)
+        assert problem.answer == answer
+        assert type(problem.answer) is type(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "pattern", "expected"),
+    [
+        ("a\n#### 1\nno\n#### -1,234 ", "####", "-1,234"),
+        (r"first \boxed{1}, so \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
+        (r"\fbox{x} and \boxed {\{1, 2\}}", "boxed", r"\{1, 2\}"),
+        (r"\boxed{3} and \boxed{never", "boxed", "3"),
+        ("Answer: B. Answer: C.", r"Answer: (\w)", "C"),
+        ("It is 17.", r"\d+", "17"),
+        (["#### 1", "#### 2"], "####", ["1", "2"]),
+        (7, "####", 7),
+        (None, "####", None),
+        ("#### 5", "", "#### 5"),
+    ],
+)
+def test_answer_patterns(tmp_path, answer, pattern, expected):
+    [problem] = load(tmp_path, {"prompt": "p", "answer": answer}, answer_pattern=pattern, answer_column="answer")
+    assert problem.answer == expected
+
+
+def test_an_answer_without_the_pattern_is_named(tmp_path):
+    rows = [{"question": "p", "answer": "so\n#### 5"}, {"question": "q", "answer": "no idea"}]
+    with pytest.raises(InputError, match=r"answer_pattern: .*line 2: '####' does not occur in the answer, which ends"):
+        load(tmp_path, *rows)
+    assert [one.answer for one in load(tmp_path, *rows, answer_pattern="")] == ["so\n#### 5", "no idea"]
+
+
+# -- names
+
+
+def test_dotted_names_reach_nested_columns(tmp_path):
+    row = {"task": {"text": "p", "meta": {"level": 3, "kind": "sums"}}, "gold.answer": 1, "gold": {"answer": 2}}
+    names = {"prompt_column": "task.text", "difficulty_column": "task.meta.level", "task_column": "task.meta.kind"}
+    for parquet in (False, True):
+        [problem] = load(tmp_path, row, parquet=parquet, answer_column="gold.answer", **names)
+        assert (problem.text, problem.answer, problem.difficulty, problem.task) == ("p", 1, "3", "sums")
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"foo": "p"}, {}, r"prompt_column: .*line 1 has none of the columns prompt, .*; it has: foo; name one$"),
+        ({"prompt": "p"}, {"preset": "gsm8k"}, r"prompt_column: .*none of the columns question"),
+        ({"prompt": "p", "a": {"b": 1}}, {"answer_column": "a.c"}, r"answer_column: .*'a.c'; it has: prompt, a, a.b;"),
+        ({"prompt": "p"}, {"system_column": "sys"}, r"system_column: .*has no column 'sys'"),
+        ({"prompt": "p"}, {"task_column": "kind"}, r"task_column: .*has no column 'kind'"),
+        ({"prompt": 5}, {}, r"prompt_column: .*line 1: column 'prompt' holds a int"),
+        ({"prompt": []}, {}, r"holds a list; it must hold the problem's text, or messages"),
+        ({"prompt": [{"role": "user"}]}, {}, r"line 1: message 1 holds NoneType, no text"),
+        ({"prompt": [ASSISTANT]}, {}, r"holds no message of a user"),
+        ({"prompt": [SYSTEM]}, {}, r"holds no message of a user"),
+        ({"prompt": "p", "system": 5}, {"system_column": "system"}, r"'system' holds a int"),
+    ],
+)
+def test_columns_that_are_not_as_they_should_be(tmp_path, row, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, row, **options)
+    assert str(caught.value).startswith("data.train[0].")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "verll"}, r"preset: 'verll' is unknown; use auto, verl, "),
+        ({"answer_pattern": "("}, r"answer_pattern: '\(' is no regular expression"),
+        ({"answer_pattern": "(a)(b)"}, r"answer_pattern: .* has 2 groups"),
+        ({"task": "x", "task_column": "y"}, r"task: 'x' and task_column=y; give one of them"),
+        ({"difficulty": "x", "difficulty_column": "y"}, r"difficulty: 'x' and difficulty_column=y; give one"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, {"prompt": "p"}, **options)
+
+
+# -- what no text model can read
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "<image>2 + 3", "images": ["a.png"]}, "images"),
+        ({"prompt": "p", "image": {"bytes": None, "path": "a.png"}}, "image"),
+        ({"prompt": "p", "extra_info": {"images": ["a.png"]}}, "extra_info.images"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]}, "prompt"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "prompt"),
+        ({"prompt": "p", "videos": ["a.mp4"]}, "videos"),
+    ],
+)
+def test_pictures_are_refused_by_name(tmp_path, row, name):
+    with pytest.raises(InputError, match=rf"^data\.train\[0\].*line 1: '.*{name}.*' holds pictures or sound"):
+        load(tmp_path, {"prompt": "a", "answer": "1", **row}, {"prompt": "b", "answer": "1"})
+
+
+def test_pictures_in_a_later_row_and_in_messages_as_text_are_found(tmp_path):
+    later = {"prompt": "b", "images": ["a.png"]}
+    with pytest.raises(InputError, match=r"'images' holds pictures"):
+        load(tmp_path, *[{"prompt": str(i)} for i in range(150)], later)
+    talk = json.dumps([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}])
+    with pytest.raises(InputError, match=r"'messages.content' holds pictures"):
+        load(tmp_path, {"prompt": talk})
+
+
+def test_pictures_that_a_data_set_decodes_are_refused(tmp_path, monkeypatch):
+    import datasets
+    from PIL import Image
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = datasets.Dataset.from_dict({"prompt": ["p"], "figure": [Image.new("RGB", (2, 2))]})
+    rows.save_to_disk(tmp_path / "set")
+    with pytest.raises(InputError, match=r"'figure' holds pictures or sound"):
+        load_problems([SourceConfig(kind="huggingface", path=str(tmp_path / "set"))])
+
+
+def test_empty_columns_and_numbers_under_such_names_are_no_pictures(tmp_path):
+    row = {"prompt": "Flood fill.", "images": [], "image": None, "tests": [{"function": "f", "args": [[[1, 0]]]}]}
+    rows = [row, {"prompt": "b", "args": {"image": [[1, 1], [0, 1]]}, "images": []}]
+    assert len(load(tmp_path, *rows)) == 2
+
+
+@pytest.mark.parametrize("where", ["prompt", "answer", "more"])
+def test_half_a_character_is_one_line(tmp_path, where):
+    row = {"prompt": "p", "answer": "a", "more": "m"} | {where: "x\ud83d!"}
+    with pytest.raises(InputError, match=rf"line 2: '{where}' holds \\ud83d, half of a character"):
+        load(tmp_path, {"prompt": "smile \U0001f600"}, row)
+
+
+# -- what is the same
+
+
+def test_same_text_with_other_metadata_is_another_problem(tmp_path):
+    rows = [
+        {"prompt": "Sort the list.", "answer": "a", "tests": [{"stdin": "1", "stdout": "1"}]},
+        {"prompt": "Sort the list.", "answer": "a", "tests": [{"stdin": "2", "stdout": "2"}]},
+        {"prompt": "Sort  the list.", "answer": "a", "tests": [{"stdin": "2", "stdout": "2"}]},
+        {"prompt": "Sort the list.", "answer": "b", "tests": [{"stdin": "2", "stdout": "2"}]},
+    ]
+    notes = []
+    problems = load(tmp_path, *rows, notes=notes)
+    assert len({one.id for one in problems}) == len(problems) == 3
+    assert "3 problems, 1 duplicates dropped" in notes[0]
+    assert [one.id for one in load(tmp_path, *rows[::-1])] == [one.id for one in problems[::-1]]
+
+
+def test_conversations_are_told_apart_by_all_their_turns(tmp_path):
+    talks = [[SYSTEM, USER], [USER], [USER, ASSISTANT, NEXT], [USER, {**ASSISTANT, "content": "6"}, NEXT]]
+    assert len(load(tmp_path, *[{"prompt": talk, "answer": 1} for talk in [*talks, talks[0]]])) == 4
+
+
+def test_levels_and_tasks_of_tables_with_nulls(tmp_path):
+    rows = [{"prompt": str(i), "level": level, "kind": level} for i, level in enumerate([1, None, 3])]
+    problems = load(tmp_path, *rows, parquet=True, difficulty_column="level", task_column="kind")
+    assert [(one.difficulty, one.task) for one in problems] == [("1", "1"), ("", ""), ("3", "3")]
+
+
+def test_a_measurement_is_no_level(tmp_path):
+    rows = [{"prompt": str(i), "rate": i / 1000} for i in range(200)]
+    with pytest.raises(InputError, match=r"difficulty_column: 'rate' holds 200 different values"):
+        load(tmp_path, *rows, difficulty_column="rate")
