@@ -32,6 +32,7 @@ from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.metrics import MetricsWriter, Progress
 from evolpo.rl.trainer import Trainer, from_rank_0, init_distributed
+from evolpo.rollout.ends import answer_end
 from evolpo.rollout.prompts import Problem, chat_tokens, split_heldout
 from evolpo.rollout.sources import normalise
 
@@ -247,9 +248,9 @@ def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[li
 
 
 def encode_example(example: Example, tokenizer: Any) -> Row:
-    """Prompt in the chat template, and the response ended by the end-of-sequence token."""
+    """Prompt in the chat template, and the response ended as the template ends it, or by the end-of-sequence token."""
     prompt = chat_tokens(tokenizer, example.system, example.prompt)
-    response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [answer_end(tokenizer)]
     size = len(response)
     return Row(0, prompt, tuple(response), (0,) * size, 1.0, (0.0,) * size)
 

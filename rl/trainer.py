@@ -20,7 +20,7 @@ from evolpo import InputError
 from evolpo.model import DTYPES, load_model, load_tokenizer, resolve_precision
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
-from evolpo.model.weights import published
+from evolpo.model.names import by_layer, published, save_model
 from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
@@ -436,23 +436,18 @@ class Trainer:
         saved = model.state_dict(keep_vars=True)
         named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
         named = [(name, tensor) for name, tensor in named if not name.startswith(moved)]
-        if self.config.zero_stage < 3:
-            for name, tensor in named:
-                yield from published(name, tensor.data)
-            return
         import deepspeed
 
-        for start in range(0, len(named), 64):
-            part = named[start : start + 64]
-            with deepspeed.zero.GatheredParameters([t for _, t in part if isinstance(t, torch.nn.Parameter)]):
-                for name, tensor in part:
-                    yield from published(name, tensor.data)
+        for part in by_layer(named):
+            gathered = [t for _, t in part if isinstance(t, torch.nn.Parameter)] if self.config.zero_stage == 3 else []
+            with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
+                yield from published(model, [(name, tensor.data) for name, tensor in part])
 
     def save_model(self, folder: Path) -> None:
         """Write the model in Hugging Face layout; every rank takes part, rank 0 writes."""
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.named_weights()}
         if self.rank == 0:
-            self.policy.model.save_pretrained(folder, state_dict=weights)
+            save_model(self.policy.model, folder, weights)
             self.tokenizer.save_pretrained(folder)
 
     def master_tensors(self) -> list[Tensor]:

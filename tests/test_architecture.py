@@ -19,7 +19,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "deepspeed": {"rl/trainer.py"},
-    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_ling.py"},
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_models.py"},
 }
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
