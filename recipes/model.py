@@ -21,10 +21,10 @@ def check(config: ModelCheckConfig) -> None:
     Raises:
         InputError: it cannot be trained.
     """
-    path = model_folder(config.model)
+    path = config.model.path or model_folder(config.model)
     if not Path(path).is_dir():
-        raise InputError(f"model.path: {path} is not on disk; download it and give its folder")
+        raise InputError(f"model.path: {path} is no folder; download the model and give its folder")
     facts = model_facts(path)
     facts.print()
     if facts.problem:
-        raise InputError(f"model.path: {path}: {facts.problem}")
+        raise InputError(f"model.path: {facts.problem}")

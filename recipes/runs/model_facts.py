@@ -14,10 +14,13 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
+from evolpo.model.config import register
 from evolpo.model.head import LogitRule
+from evolpo.model.support import LAYERS, check_folder, unsupported
 from evolpo.recipes.runs.context import context_tokens
 from evolpo.rl.logprobs import Policy, check_supported, own_gaps
 from evolpo.rollout.ends import end_tokens, turn_end
@@ -38,7 +41,7 @@ class ModelFacts:
     rows: tuple[tuple[str, str], ...]
     """Names and values."""
     problem: str = ""
-    """Why it cannot be trained; empty if it can."""
+    """Why it cannot be trained, with its path; empty if it can."""
 
     def print(self) -> None:
         """Print the table."""
@@ -53,45 +56,57 @@ class ModelFacts:
 def model_facts(path: str) -> ModelFacts:
     """Read a model's files, load it, and compare its log-probabilities with its own logits.
 
+    A model of a kind that cannot be trained is described from its configuration and not loaded.
+
     Args:
         path: folder in Hugging Face layout.
 
     Raises:
-        InputError: the folder holds no model, or one of a kind that is refused before it is loaded.
+        InputError: the folder holds no model of text.
     """
     from transformers import AutoConfig
 
-    from evolpo.model.config import register
-    from evolpo.model.loading import check_model_folder
-
-    check_model_folder(path)
+    try:
+        check_folder(Path(path))
+    except InputError as error:
+        # Without a configuration that transformers reads there is nothing to show.
+        raw = json.loads(file.read_text()) if (file := Path(path) / "config.json").is_file() else {}
+        if not unsupported(raw) or "quantization_config" in raw or raw.get("model_type") not in CONFIG_MAPPING:
+            raise
+        rows = [*_config_rows(path, AutoConfig.from_pretrained(path)), ("evolpo", "cannot train it")]
+        return ModelFacts(path, tuple(rows), str(error).removeprefix("model.path: "))
     register()
     tokenizer = load_tokenizer(path)
     config = AutoConfig.from_pretrained(path)
     rows = [*_config_rows(path, config), *_tokenizer_rows(path, tokenizer, config)]
     problem = ""
-    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-    free = psutil.virtual_memory().available
-    if size > MEMORY_SHARE * free:
-        rows.append(("log-probabilities", f"not compared: {size / 1e9:.0f} GB are more than half of the free memory"))
-    else:
-        wide = _stored_dtypes(path)[0][0] in ("F32", "F64") or 2 * size <= MEMORY_SHARE * free
-        try:
-            rows.append(("log-probabilities", _compared(path, config, torch.float32 if wide else torch.bfloat16)))
-        except ValueError as error:
-            problem = str(error)
-    rows.append(("evolpo", f"cannot train it: {problem}" if problem else "trains it"))
+    try:
+        rows.append(("log-probabilities", _compared(path, config)))
+    except ValueError as error:
+        problem = f"{path}: {error}"
+    rows.append(("evolpo", "cannot train it" if problem else "trains it"))
     return ModelFacts(path, tuple(rows), problem)
 
 
-def _compared(path: str, config: Any, dtype: torch.dtype) -> str:
+def _precision(path: str) -> torch.dtype | None:
+    """What to load a model in: float32 if the free memory holds it well, else bfloat16, else nothing."""
+    room = MEMORY_SHARE * psutil.virtual_memory().available
+    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    widened = size if _stored_dtypes(path)[0][0] == "F32" else 2 * size
+    return torch.float32 if widened <= room else torch.bfloat16 if size <= room else None
+
+
+def _compared(path: str, config: Any) -> str:
+    dtype = _precision(path)
+    if dtype is None:
+        return "not compared: the model takes more than half of the free memory"
     policy = Policy(load_model(path, dtype)).eval()
     check_supported(policy)
     window = getattr(config, "sliding_window", None) or 0
-    prompt = min(max(window + 8, 32), LONGEST_COMPARED, config.max_position_embeddings - 16)
+    prompt = min(max(window + 8, 32), LONGEST_COMPARED)
     gaps = own_gaps(policy, prompt, 8)
-    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-    beyond = f"; rows of {prompt + 8} tokens do not reach the window" if 0 < window >= prompt + 8 else ""
+    name = "fp32" if dtype == torch.float32 else "bf16"
+    beyond = f"; compared in rows of {prompt + 8} tokens, shorter than the window" if prompt <= window else ""
     return f"equal to the model's own within {gaps.max():.1g} nats ({name}){beyond}"
 
 
@@ -128,6 +143,10 @@ def _attention(config: Any) -> str:
         parts.append(f"chunks of {getattr(config, 'attention_chunk_size', '?')} tokens")
     else:
         parts.append("plain causal")
+    others = Counter(kind for kind in getattr(config, "layer_types", None) or [] if kind not in LAYERS)
+    parts += [
+        f"{kind.replace('_', ' ')} in {count} of {config.num_hidden_layers} layers" for kind, count in others.items()
+    ]
     if cap := getattr(config, "attn_logit_softcapping", None):
         parts.append(f"scores capped at {cap:g}")
     if config.model_type == "gpt_oss":
@@ -150,9 +169,7 @@ def _stored_dtypes(path: str) -> list[tuple[str, int]]:
         with file.open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
         counts.update(entry["dtype"] for name, entry in header.items() if name != "__metadata__")
-    if not counts:
-        raise InputError(f"model.path: the *.safetensors of {path} hold no tensor")
-    return counts.most_common()
+    return counts.most_common() or [("no", 0)]
 
 
 # -- from the tokenizer ---------------------------------------------------------------------------------------------
