@@ -7,12 +7,13 @@ parameters; the experts' weights are stacked in memory and separate on disk (`ev
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -115,7 +116,8 @@ class Attention(nn.Module):
         value = value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        name = self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, ALL_ATTENTION_FUNCTIONS["sdpa"])
         output, _ = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.dense(output.flatten(2))  # type: ignore[no-any-return]
 
@@ -357,6 +359,8 @@ class BailingMoeV2ForCausalLM(LingPreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, path, dtype)
+        with suppress(OSError):  # a checkpoint need not have one
+            model.generation_config = GenerationConfig.from_pretrained(path)
         model.train(False)
         return model
 

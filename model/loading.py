@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evolpo import InputError
+from evolpo.model.support import check_folder, check_kind, unsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,10 +132,10 @@ def model_folder(config: ModelConfig) -> str:
 
 
 def check_model_folder(path: str) -> None:
-    """Check that a path is a folder with a model, or could be a hub name.
+    """Check that a path is a folder with a model that can be trained, or could be a hub name.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither; see `evolpo.model.support`.
     """
     folder = Path(path)
     if not folder.exists():
@@ -142,18 +143,14 @@ def check_model_folder(path: str) -> None:
         if not is_hub_name:
             raise InputError(f"model.path: {path} does not exist; give a folder in Hugging Face layout or a hub name")
         return
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
-    if not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
-        raise InputError(f"model.path: {path} is no model folder, it has no {' and no '.join(missing)}")
+    check_folder(folder)
 
 
 def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
     """Load a causal language model from a folder in Hugging Face layout or a hub name, in one precision.
 
     Raises:
-        InputError: the weights of a Ling 2.0 model do not fit its configuration; it names them all.
+        InputError: a model of its kind cannot be trained, or its weights do not fit its configuration; it names them.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -161,24 +158,51 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
 
     from evolpo.model.config import BailingMoeV2Config, register
 
+    if (Path(path) / "config.json").is_file():
+        check_kind(Path(path))
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     register()
     try:
         config = AutoConfig.from_pretrained(path)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(f"model.path: {path}: config.json: {' '.join(str(error).split())}") from None
+    if reason := unsupported(config.to_dict()):  # of a hub name nothing was known before
+        raise InputError(f"model.path: {path} {reason}")
     if isinstance(config, BailingMoeV2Config):
         from evolpo.model.ling import BailingMoeV2ForCausalLM
 
         return BailingMoeV2ForCausalLM.from_pretrained(path, dtype)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+        )
+    except RuntimeError as error:  # tensors of other shapes
+        raise InputError(f"model.path: {path}: {' '.join(str(error).split())[:500]}") from None
+    model: PreTrainedModel
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"model.path: {path}: the checkpoint does not fit its config.json; {len(missing)} tensors are missing:"
+            f" {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}"
+        )
     return model
 
 
 def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer that lies beside a model."""
+    """Load the tokenizer that lies beside a model.
+
+    Raises:
+        InputError: there is none, or it has no fast form: sentences are found by its bytes.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise InputError(f"model.path: {path}: its tokenizer does not load ({' '.join(str(error).split())})") from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"model.path: {path}: its tokenizer, a {type(tokenizer).__name__}, has no fast form; save one beside the"
+            " model as tokenizer.json"
+        )
+    return tokenizer

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evolpo import InputError
+from evolpo.model.config import BailingMoeV2Config
 from evolpo.model.experts import routers
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ def is_mtp(name: str, layers: int) -> bool:
 
 
 def mtp_layers(model: Any) -> list[nn.Module]:
-    """The multi-token prediction layers of a model: the last of its layers, or none."""
-    count = getattr(model.config, "num_nextn_predict_layers", 0)
+    """The multi-token prediction layers of a Ling 2.0 model: the last of its layers, or none.
+
+    Other families name such layers in their configuration as well, but transformers leaves them out of the model.
+    """
+    count = model.config.num_nextn_predict_layers if isinstance(model.config, BailingMoeV2Config) else 0
     return list(model.model.layers[-count:]) if count else []
 
 

@@ -98,6 +98,14 @@ COMMANDS: Mapping[str, Command] = {
         summary="the folder of a model, made on first use",
         example="evolpo model path model=smollm2",
     ),
+    "model check": Command(
+        config="model_check",
+        schema="evolpo.recipes.config:ModelCheckConfig",
+        main="evolpo.recipes.model:check",
+        summary="what a model folder holds, and whether it can be trained",
+        example="evolpo model check FOLDER",
+        positional=("model.path",),
+    ),
     "merge": Command(
         config="merge",
         schema="evolpo.recipes.merge:MergeConfig",

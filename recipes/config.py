@@ -164,3 +164,10 @@ class ModelCommandConfig:
     """`evolpo model path`: where a model lies."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class ModelCheckConfig:
+    """`evolpo model check`: what a model is and what evolpo can do with it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)

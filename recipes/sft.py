@@ -35,6 +35,7 @@ from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.data.chat import message_tokens, two_messages
 from evolpo.rollout.data.problem import normalise
+from evolpo.rollout.ends import answer_end
 from evolpo.rollout.prompts import DataConfig, Problem, split_heldout
 
 
@@ -249,10 +250,10 @@ def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[li
 
 
 def encode_example(example: Example, tokenizer: Any, data: DataConfig | None = None) -> Row:
-    """Prompt in the chat template as `data` has it, and the response ended by the end-of-sequence token."""
+    """Prompt in the chat template as `data` has it; the response ended as the template ends it, or by the end token."""
     messages = example.turns or two_messages(example.system, example.prompt)
     prompt = message_tokens(tokenizer, messages, data)
-    response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [answer_end(tokenizer)]
     size = len(response)
     return Row(0, prompt, tuple(response), (0,) * size, 1.0, (0.0,) * size)
 

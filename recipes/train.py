@@ -6,7 +6,8 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.config import ModelCheckConfig, TrainConfig
+from evolpo.recipes.model import check
 from evolpo.recipes.report.report import closing_lines, write_report
 from evolpo.recipes.runs.launch import dry_run, launched
 from evolpo.recipes.training.evaluation import evaluate_heldout, write_summary
@@ -25,6 +26,7 @@ def main(config: TrainConfig) -> None:
     """Run `evolpo train` from the command line."""
     if config.dry_run:
         print(dry_run(config))
+        check(ModelCheckConfig(config.model))
     elif not launched("train", config.processes):
         run = train(config)
         if int(os.environ.get("RANK", "0")) == 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
+from evolpo.model.names import save_model
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logprobs import Policy, check_supported
@@ -279,7 +280,7 @@ class Trainer(Ranks):
         """Write the model in Hugging Face layout; every rank takes part, rank 0 writes."""
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.named_weights()}
         if self.rank == 0:
-            self.policy.model.save_pretrained(folder, state_dict=weights)
+            save_model(self.policy.model, folder, weights)
             self.tokenizer.save_pretrained(folder)
 
     def master_tensors(self) -> list[Tensor]:

@@ -37,6 +37,8 @@ class RolloutConfig:
     """Sample from the k likeliest tokens; 0 keeps all."""
     max_response_tokens: int = 256
     """Budget of a response; longer ones are cut off and marked as truncated."""
+    special_tokens: bool = False
+    """Keep special tokens, such as a <think> that is one, in the text that rewards see; the end is left out anyway."""
     kv_cache_gb: float = 2.0
     """Memory for the engine's key-value cache, GiB a device."""
     compile: bool = False

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from evolpo import InputError
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
+from evolpo.rollout.ends import end_tokens
 from evolpo.rollout.engine import RolloutConfig, Sampling
-from evolpo.rollout.vllm_worker import expert_routers, repack_experts, repack_tied_head
+from evolpo.rollout.vllm_worker import completed, expert_routers, register_ling, repack_experts, repack_tied_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +71,7 @@ class VllmEngine:
         hide_llvmlite()
         from vllm import LLM
 
+        register_ling()
         beside_trainer = torch.distributed.is_initialized() and "RANK" in os.environ
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if beside_trainer else {}
         if torch.cuda.is_available():
@@ -87,15 +90,27 @@ class VllmEngine:
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
             logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
+            hf_overrides=completed,
             **extra,
         )
         self.tokenizer: Any = self.llm.get_tokenizer()
+        self.special_tokens = config.special_tokens
+        model_config = self.llm.llm_engine.model_config
+        self.vocabulary = int(model_config.get_vocab_size())
+        generation = model_config.try_get_generation_config()
+        self.ends = end_tokens(
+            self.tokenizer, (generation.get("eos_token_id"), getattr(model_config.hf_config, "eos_token_id", None))
+        )
         self.version = 0
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
     ) -> list[Group]:
-        """Sample a group for each prompt."""
+        """Sample a group for each prompt.
+
+        Raises:
+            InputError: a prompt holds a token that the tokenizer has and the model has not.
+        """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -110,10 +125,12 @@ class VllmEngine:
                 seed=None if sampling.temperature == 0 else int(s) * SEEDS_APART,
                 logprobs=0,
                 detokenize=False,
+                stop_token_ids=self.ends,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             for s in seeds[: len(prompts)]
         ]
+        self._check_tokens(prompts)
         # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
         self.llm.reset_prefix_cache()
         engine = self.llm.llm_engine
@@ -129,13 +146,23 @@ class VllmEngine:
                     done(groups[place])
         return [groups[place] for place in range(len(prompts))]
 
+    def _check_tokens(self, prompts: Sequence[Prompt]) -> None:
+        largest = max((token for prompt in prompts for token in prompt.token_ids), default=0)
+        if largest >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"model.path: a prompt holds the token {token!r} with id {largest}, but the model has"
+                f" {self.vocabulary} embeddings; take a tokenizer or a chat template that fits"
+            )
+
     def _response(self, completion: Any) -> Response:
         token_ids = tuple(completion.token_ids)
         logprobs = tuple(
             position[token].logprob for token, position in zip(token_ids, completion.logprobs, strict=True)
         )
         reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        written = token_ids[:-1] if token_ids and token_ids[-1] in self.ends else token_ids
+        text = self.tokenizer.decode(written, skip_special_tokens=not self.special_tokens)
         return Response(token_ids, text, logprobs, reason)
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:

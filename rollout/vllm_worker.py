@@ -6,10 +6,35 @@ from typing import Any
 
 
 def register_ling() -> None:
-    """Entry point of vLLM's plugins: serve Ling 2.0 checkpoints whether or not they hold MTP layers."""
+    """Entry point of vLLM's plugins: serve models by our classes, and leave those of transformers as they are."""
     from vllm import ModelRegistry
 
-    ModelRegistry.register_model("BailingMoeV2ForCausalLM", "evolpo.rollout.vllm_ling:ServedLing")
+    ModelRegistry.register_model("BailingMoeV2ForCausalLM", "evolpo.rollout.vllm_models:ServedLing")
+    ModelRegistry.register_model("GptOssForCausalLM", "evolpo.rollout.vllm_models:ServedGptOss")
+    keep_transformers_classes()
+
+
+def keep_transformers_classes() -> None:
+    """Let vLLM run models by transformers' classes without changing these.
+
+    Where it has no class of its own (OLMo 2, SmolLM3) vLLM makes the class of transformers compilable, for the whole
+    process: the trainer's model, made from the same class before, would fail at its next call, and a later one would
+    compile itself. Such models are therefore not compiled, whatever `rollout.compile` says.
+    """
+    from vllm.model_executor.models.transformers.base import Base
+
+    Base._decorate_for_torch_compile = lambda self: None
+
+
+def completed(config: Any) -> Any:
+    """A model's configuration with what vLLM needs and transformers does not write.
+
+    In DeepSeek-V3's, transformers knows only one way of choosing experts, and leaves the fields out that name it.
+    """
+    if config.model_type == "deepseek_v3":
+        config.topk_method = getattr(config, "topk_method", None) or "noaux_tc"
+        config.scoring_func = getattr(config, "scoring_func", None) or "sigmoid"
+    return config
 
 
 def repack_tied_head(model: Any) -> None:

@@ -20,7 +20,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "deepspeed": {"rl/training/engine.py", "rl/training/distributed.py", "rl/training/weights.py"},
-    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_ling.py"},
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_models.py"},
 }
 SHARED = {"runs", "drawing", "training", "conf"}
 """Rooms of recipes/ that the others share; every other folder there is the family of one command."""

@@ -77,15 +77,19 @@ def test_every_tensor_of_attention_is_as_small_as_rows_without_shared_prompts():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"sliding_window": 4}, {"softcap": 30.0}, {"dropout": 0.1}, {"attention_mask": torch.ones(1, 1, 8, 8)}],
-    ids=lambda options: next(iter(options)),
+    ("options", "message"),
+    [
+        ({"sliding_window": 4}, "a window of 4 tokens that its mask does not show"),
+        ({"dropout": 0.1}, "dropout or position biases"),
+        ({"position_bias": torch.ones(1)}, "dropout or position biases"),
+        ({"attention_mask": torch.ones(1, 1, 8, 8)}, "a mask of its own"),
+    ],
 )
-def test_what_is_not_plain_causal_attention_is_refused(options):
+def test_what_attention_here_cannot_do_is_refused(options, message):
     layout = make_batch([(5, [3])]).layout
     query = torch.randn(1, 1, 8, 4)
     arguments = {"attention_mask": None} | options
-    with pytest.raises(ValueError, match="only causal attention"):
+    with pytest.raises(ValueError, match=message):
         packed_attention(nn.Module(), query, query, query, layout=layout, **arguments)
 
 

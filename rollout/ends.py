@@ -1,0 +1,60 @@
+"""Where a response ends: by the tokens that the model's files name, and by the one that its chat template writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from evolpo import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARK = "evolpo-mark"
+"""Stands for an answer when the template is asked what it writes after one."""
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the chat template writes after an answer; None without a template, or if it writes none."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": MARK}]
+    try:
+        text: Any = tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, TypeError, ValueError, KeyError):
+        return None
+    after = str(text).rpartition(MARK)[2].strip()
+    ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])
+    special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return ids[0] if ids and ids[0] in special else None
+
+
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token by which an answer to be learned ends: the template's, or the tokenizer's end of sequence.
+
+    Raises:
+        InputError: there is neither.
+    """
+    end = turn_end(tokenizer)
+    end = tokenizer.eos_token_id if end is None else end
+    if end is None:
+        raise InputError(
+            "model.path: neither its chat template nor its tokenizer has an end of sequence; set eos_token in"
+            " tokenizer_config.json"
+        )
+    return int(end)
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, named: Iterable[int | Iterable[int] | None] = ()) -> list[int]:
+    """All tokens that end a response, rising.
+
+    Args:
+        tokenizer: its end of sequence, and what its chat template writes after an answer.
+        named: ends that configurations name, one or several each.
+    """
+    ends: set[int] = set()
+    for entry in (*named, tokenizer.eos_token_id, turn_end(tokenizer)):
+        ends |= set() if entry is None else {entry} if isinstance(entry, int) else set(entry)
+    return sorted(ends)
