@@ -21,18 +21,21 @@ import functools
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from evolpo.rewards.code.cases import CallCase, Case, QueryCase, ScriptCase, StdinCase
 from evolpo.rewards.code.sandbox import CODE_FOLDER, Limits, SandboxMissing, SandboxResult, run_sandboxed
+from evolpo.rewards.visible import visible
 
 SETUP_FAILED = 90
 """Exit code where the script of a query case fails, which no query can cause."""
-V8_RESERVE_MIB = 1024
-"""Address space that Node reserves (0.7 GiB as measured with version 20) without using it."""
+V8_RESERVE_MIB = 64 << 10
+"""Address space that Node may reserve without using it: 0.7 GiB to begin with (version 20), as much again for each
+thread, 10 GiB for a memory of WebAssembly."""
 
 _EXIT = "import builtins, sys; builtins.exit = builtins.quit = sys.exit\n"
 """Names that `site` makes, which is not loaded: the packages beside the standard library triple the start-up time."""
@@ -152,11 +155,22 @@ LANGUAGES: Mapping[str, Language] = {
 }
 
 
-def run_case(language: Language, program: str, case: Case, limits: Limits) -> SandboxResult:
+def run_case(
+    language: Language,
+    program: str,
+    case: Case,
+    limits: Limits,
+    *,
+    on_idle: Callable[[], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> SandboxResult:
     """Run a program on the input of one case; the standard output of the result is what `case.mismatch` judges.
+
+    For `on_idle` and `cancel` see `run_sandboxed`.
 
     Raises:
         SandboxMissing: no sandbox, or no interpreter of the language.
+        SandboxCancelled: `cancel` was set.
         SandboxError: the sandbox failed.
     """
     interpreter, readonly = _interpreter(language, limits)
@@ -186,6 +200,8 @@ def run_case(language: Language, program: str, case: Case, limits: Limits) -> Sa
         files={name: text.encode(errors="replace") for name, text in files.items()},
         readonly=readonly,
         limits=limits,
+        on_idle=on_idle,
+        cancel=cancel,
     )
 
 
@@ -201,9 +217,9 @@ def check_language(language: str, memory_mib: int) -> None:
     """Raise SandboxMissing if not even a trivial program runs with this memory; a success is remembered."""
     chosen = LANGUAGES[language]
     program, case = chosen.trivial
-    result = run_case(chosen, program, case, Limits(cpu_s=30.0, wall_s=60.0, memory_mib=memory_mib))
+    result = run_case(chosen, program, case, Limits(cpu_s=30.0, memory_mib=memory_mib))
     if result.kind != "finished" or case.mismatch(result.stdout) is not None:
-        reason = result.stderr.decode(errors="replace").strip()[-300:] or result.kind
+        reason = visible(result.stderr.decode(errors="replace").strip()[-300:]) or result.kind
         raise SandboxMissing(f"code_tests: {program!r} in {language} fails in the sandbox: {reason}; check memory_mib")
 
 

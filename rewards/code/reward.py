@@ -6,25 +6,34 @@ import asyncio
 import functools
 import math
 import os
+import queue
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from evolpo.rewards.base import Sample, Scope, Score
 from evolpo.rewards.code.cases import Case, QueryCase
-from evolpo.rewards.code.languages import LANGUAGES, SETUP_FAILED, Language, check_language, run_case
+from evolpo.rewards.code.languages import LANGUAGES, SETUP_FAILED, check_language, run_case
 from evolpo.rewards.code.sandbox import Limits, SandboxError, SandboxMissing, SandboxResult
 from evolpo.rewards.code.shapes import cases_of
 from evolpo.rewards.service.workers import describe
+from evolpo.rewards.visible import visible
 from evolpo.rl.data import Answer, Prompt
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-WALL_FACTOR = 4
-"""Seconds on the clock for each CPU second of a case: a busy machine must not make a right program wrong."""
+WALL_FACTOR = 30
+"""Seconds on the clock for each CPU second of a case: a far bound, for machines on which many want the cores."""
+MIN_WALL_S = 60.0
+MAX_WAITING = 2
+"""Cases of one response that may come to nothing but waiting; it fails the others unseen. Or one response that sleeps
+in each of a hundred cases would hold up all others."""
+WAITERS = 16
+"""How many programs that wait may stand beside those that have the cores."""
 MIN_MEMORY_MIB = 64
 
 
@@ -61,6 +70,9 @@ class CodeTests:
     is passed if the program ends by itself with exit code 0 and gives what is expected. The artifacts of a failed
     response say which case failed first and how. A prompt without a usable test case, a machine without a sandbox and
     a sandbox that fails are an infra_error, never a 0.
+
+    Time is CPU time, and the time in which a program waits for nothing but itself; how busy the machine is makes no
+    difference. A program that waits gives up its core to the next one.
     """
 
     name = "code_tests"
@@ -74,8 +86,8 @@ class CodeTests:
         Args:
             language: `python`, `javascript` or `sql` (SQLite); None: what a prompt says, else `python`.
             partial: give the share of passed cases instead of all or nothing, and run all cases.
-            timeout_s: CPU seconds of a case; on the clock it has four times as long.
-            memory_mib: memory in MiB of each process of a program.
+            timeout_s: CPU seconds of a case, all processes and threads together; it may wait for as long, too.
+            memory_mib: memory in MiB of a case, all processes and temporary files together.
         """
         if language is not None and language not in LANGUAGES:
             raise ValueError(f"language {language!r} is none of {', '.join(LANGUAGES)}")
@@ -85,17 +97,24 @@ class CodeTests:
             raise ValueError(f"memory_mib {memory_mib} is too little to start; give {MIN_MEMORY_MIB} or more")
         self._language = language
         self._partial = partial
-        self._limits = Limits(cpu_s=timeout_s, wall_s=WALL_FACTOR * timeout_s, memory_mib=memory_mib)
+        wall_s = max(MIN_WALL_S, WALL_FACTOR * timeout_s)
+        self._limits = Limits(cpu_s=timeout_s, idle_s=timeout_s, wall_s=wall_s, memory_mib=memory_mib)
+        self.timeout_s = math.inf
+        """Of a call: none. Each case has a deadline of its own, which begins with its work."""
 
     async def score(self, samples: Sequence[Sample]) -> list[Score]:
-        """Judge the samples: one score each, in their order."""
-        loop = asyncio.get_running_loop()
-        return list(await asyncio.gather(*(loop.run_in_executor(_threads(), self._score, one) for one in samples)))
+        """Judge the samples: one score each, in their order. If it is cancelled, all programs are killed."""
+        cancel = threading.Event()
+        try:
+            runs = [_threads().submit(functools.partial(self._score, sample, cancel)) for sample in samples]
+            return list(await asyncio.gather(*map(asyncio.wrap_future, runs)))
+        finally:
+            cancel.set()
 
-    def _score(self, sample: Sample) -> Score:
+    def _score(self, sample: Sample, cancel: threading.Event) -> Score:
         started = time.perf_counter()
         try:
-            score = self._judge(sample)
+            score = self._judge(sample, cancel)
         except (SandboxMissing, SandboxError, ValueError) as error:
             score = Score.infra_error(str(error))
         except Exception as error:  # noqa: BLE001 - one sample must not take the others of the batch with it
@@ -122,19 +141,22 @@ class CodeTests:
             )
         return name, _checked_cases(cases_of(prompt, answer, metadata), name)
 
-    def _judge(self, sample: Sample) -> Score:
+    def _judge(self, sample: Sample, cancel: threading.Event) -> Score:
         name, cases = self._cases(sample.prompt, sample.answer, sample.metadata)
         program = extract_program(sample.text, name)
         if program is None:
             return Score.model_fail(f"no program in {name} found")
         check_language(name, self._limits.memory_mib)
-        passed, reason = 0, ""
+        passed, waiting, reason = 0, 0, ""
         for index, case in enumerate(cases):
-            fault = _fault(LANGUAGES[name], program, case, self._limits, index)
+            with _Core() as core:
+                result = run_case(LANGUAGES[name], program, case, self._limits, on_idle=core.release, cancel=cancel)
+            fault = _fault(result, case, index)
             passed += fault is None
+            waiting += result.waited
             if fault is not None:
                 reason = reason or f"case {index + 1} of {len(cases)}: {fault}"
-                if not self._partial:
+                if not self._partial or waiting == MAX_WAITING:
                     break
         value = passed / len(cases) if self._partial else float(passed == len(cases))
         return Score(value, artifacts={"error": reason} if reason else {})
@@ -148,26 +170,69 @@ def _checked_cases(cases: list[Case], language: str) -> list[Case]:
     return cases
 
 
-def _fault(language: Language, program: str, case: Case, limits: Limits, index: int) -> str | None:
+def _fault(result: SandboxResult, case: Case, index: int) -> str | None:
     """Why the program fails this case, None if it passes. Raises ValueError if the case itself is broken."""
-    result = run_case(language, program, case, limits)
     if isinstance(case, QueryCase) and result.exit_code == SETUP_FAILED:
         raise ValueError(f"metadata['tests'][{index}].setup fails: {_last_line(result)}")
     if result.kind == "timeout":
-        return f"timeout after {limits.cpu_s:g} CPU seconds or {limits.wall_s:g} s on the clock"
-    if result.kind == "output_limit":
-        return f"more than {limits.output_bytes} bytes of output"
+        return f"timeout after {result.limit}"
+    if result.limit:
+        return f"more than {result.limit}"
     if result.exit_code != 0:
         return f"exit code {result.exit_code}: {_last_line(result)}"
     return case.mismatch(result.stdout)
 
 
 def _last_line(result: SandboxResult) -> str:
-    lines = result.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "nothing on the standard error"
+    lines = result.stderr[-10_000:].decode(errors="replace").strip().splitlines()
+    return visible(lines[-1][:300]) if lines else "nothing on the standard error"
+
+
+class _Core:
+    """One of the machine's cores, for a program that works; the program gives it up at its end, or when it waits."""
+
+    _free = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def __enter__(self) -> Self:
+        self._free.acquire()
+        self._held = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the core up, unless that has been done."""
+        if self._held:
+            self._held = False
+            self._free.release()
+
+
+class _Threads:
+    """Threads that wait for sandboxes. Other than an executor's they do not hold up the end of this process."""
+
+    def __init__(self, count: int) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[Score], Callable[[], Score]]] = queue.SimpleQueue()
+        for index in range(count):
+            threading.Thread(target=self._serve, name=f"code-tests-{index}", daemon=True).start()
+
+    def submit(self, call: Callable[[], Score]) -> Future[Score]:
+        """Queue a call that does not raise."""
+        future: Future[Score] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                future.set_result(call())
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    """Threads that wait for sandboxes: one a core, for all rewards of this process together."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="code-tests")
+def _threads() -> _Threads:
+    """The threads of all rewards of this process together."""
+    return _Threads(len(os.sched_getaffinity(0)) + WAITERS)

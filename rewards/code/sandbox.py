@@ -1,9 +1,12 @@
 """Runs a command that nobody trusts, in bubblewrap: no network, no files of ours, no more time and memory than given.
 
-Inside there are the system's programs and libraries, read-only, one small writable folder (`/tmp`, the working
-directory) and nothing else: no `/proc`, no `/etc`, no environment, no other processes. A system-call filter closes the
-doors through which an unprivileged process could still get itself new name spaces. Everything that runs inside dies
-with the command, whatever it started.
+Inside there are the system's programs and libraries, read-only, two small writable folders (`/tmp`, the working
+directory, and `/dev/shm`), a `/proc` with its own processes and nothing else: no `/etc`, no environment, no other
+processes. A system-call filter closes the doors through which an unprivileged process could still get itself new name
+spaces, and sockets of every kind. Everything that runs inside dies with the command, whatever it started, and the
+command dies with whoever waits for it, however that ends.
+
+Memory and CPU time are those of all processes together: see `usage.py`.
 
 As root, bubblewrap needs no user name space, and each run gets a user id of its own: the kernel counts processes per
 user, and never limits those of root. As any other user, bubblewrap makes a user name space, which counts by itself
@@ -19,17 +22,22 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from evolpo import InputError
-from evolpo.rewards.code.sandbox_process import Limits, SandboxError, SandboxResult, Watch
+from evolpo.rewards.code.sandbox_process import Limits, SandboxCancelled, SandboxError, SandboxResult, Watch
+from evolpo.rewards.code.usage import control_group
+from evolpo.rewards.visible import visible
 
 __all__ = [
     "CODE_FOLDER",
     "Limits",
+    "SandboxCancelled",
     "SandboxError",
     "SandboxMissing",
     "SandboxResult",
@@ -40,17 +48,27 @@ __all__ = [
 CODE_FOLDER = "/code"
 """Where the files given with a command lie inside, read-only."""
 
-_PACKAGES = {"bwrap": "bubblewrap", "prlimit": "util-linux", "setpriv": "util-linux", "choom": "util-linux"}
+_PACKAGES = {"bwrap": "bubblewrap", "prlimit": "util-linux", "setpriv": "util-linux"}
 _FIRST_UID = 1_900_000_000  # systemd's table of user ids leaves 1,879,048,192 to 2,147,483,647 unused.
 _UIDS = 1 << 24
 _CLONE_NEWUSER = 0x10000000
-# New name spaces, other processes' memory, and kernel interfaces with a history of holes; memfd_create because such
-# files count as nobody's memory.
+# New name spaces, other processes' memory, and kernel interfaces with a history of holes; memfd_create and the queues
+# of System V because what they hold counts as nobody's memory; sockets of every family.
 _BLOCKED_CALLS = (
     *("unshare", "setns", "mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount"),
-    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "memfd_create", "memfd_secret", "shmget"),
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "memfd_create", "memfd_secret"),
+    *("shmget", "msgget", "semget", "socket"),
     *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "keyctl", "add_key", "request_key"),
 )
+_START = """\
+[ "$PPID" = "$1" ] || exit 1
+echo 1000 >/proc/self/oom_score_adj
+[ -z "$2" ] || echo $$ >"$2" || exit 1
+shift 2
+exec "$@"
+"""
+"""Starts bwrap from a shell that dies with its parent; does nothing if the parent is gone already. If memory runs out,
+let the kernel take the sandbox, not the trainer. The control group must be entered before there are children."""
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -72,6 +90,9 @@ def run_sandboxed(
     files: Mapping[str, bytes] | None = None,
     readonly: Sequence[Path] = (),
     limits: Limits | None = None,
+    proc: bool = True,
+    on_idle: Callable[[], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> SandboxResult:
     """Run a command to its end, or to the end of what it may use; may be called from several threads at once.
 
@@ -81,13 +102,20 @@ def run_sandboxed(
         files: name -> content of files that it finds in `CODE_FOLDER`.
         readonly: further files and folders of this machine that it may read, at the same paths.
         limits: what it may use; the defaults of `Limits` if None.
+        proc: whether it sees a `/proc`, which `/dev/stdin` needs; in it, a process inside may read and write the memory
+            and the open files of the others. Left out where a machine forbids it.
+        on_idle: called once when the command turns out to wait rather than to work, so that its core may do other
+            work; never called for most commands.
+        cancel: kills everything inside as soon as it is set.
 
     Raises:
         SandboxMissing: bubblewrap or a tool of it is not installed, or this machine forbids it.
+        SandboxCancelled: `cancel` was set.
         SandboxError: the sandbox could not be set up, or did not end.
     """
     check_sandbox()
-    return _run(command, stdin, files or {}, readonly, limits or Limits())
+    proc = proc and _proc_can_be_mounted(_tool("bwrap"))
+    return _run(command, stdin, files or {}, readonly, limits or Limits(), proc, on_idle, cancel)
 
 
 def check_sandbox() -> None:
@@ -120,45 +148,82 @@ def _try_sandbox(bwrap: str) -> None:
             "user.max_user_namespaces), or as root give the container CAP_SYS_ADMIN"
         ) from error
     if result.exit_code != 0:
-        reason = result.stderr.decode(errors="replace").strip() or result.kind
+        reason = visible(result.stderr.decode(errors="replace").strip()) or result.kind
         raise SandboxMissing(f"sandbox: {bwrap} starts, but nothing runs in it: {reason}")
 
 
+@functools.cache
+def _proc_can_be_mounted(bwrap: str) -> bool:
+    """Whether there may be a new `/proc`; containers that hide parts of their own forbid it."""
+    del bwrap
+    try:
+        return _run(["true"], b"", {}, (), Limits(), proc=True).exit_code == 0
+    except SandboxError:
+        return False
+
+
 def _run(
-    command: Sequence[str], stdin: bytes, files: Mapping[str, bytes], readonly: Sequence[Path], limits: Limits
+    command: Sequence[str],
+    stdin: bytes,
+    files: Mapping[str, bytes],
+    readonly: Sequence[Path],
+    limits: Limits,
+    proc: bool = False,
+    on_idle: Callable[[], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> SandboxResult:
-    status_read, status_write = os.pipe()
     with contextlib.ExitStack() as stack:
-        status = stack.enter_context(os.fdopen(status_read, "rb", buffering=0))
-        status_end = stack.enter_context(os.fdopen(status_write, "wb", buffering=0))
+        group = control_group(limits.memory_mib << 20)
+        if group is not None:
+            stack.callback(group.close)
+        inputs, outputs = _pipe(stack), {name: _pipe(stack) for name in ("stdout", "stderr", "status")}
         rules = stack.enter_context(_memory_file(_system_call_filter()))
         data = {name: stack.enter_context(_memory_file(content)).fileno() for name, content in files.items()}
+        status = outputs["status"][1].fileno()
         process = stack.enter_context(
             subprocess.Popen(
                 [
-                    # If memory runs out, let the kernel take the sandbox rather than the trainer.
-                    *(_tool("choom"), "-n", "1000", "--", _tool("bwrap")),
-                    *("--json-status-fd", str(status_write), "--seccomp", str(rules.fileno())),
-                    *_isolation(readonly, data, limits),
+                    *(_tool("setpriv"), "--pdeathsig", "SIGKILL", "sh", "-c", _START, "sh"),
+                    *(str(os.getpid()), group.entrance if group else ""),
+                    *(_tool("bwrap"), "--json-status-fd", str(status), "--seccomp", str(rules.fileno())),
+                    *_isolation(readonly, data, limits, proc),
                     "--",
                     *_wrappers(limits),
                     *command,
                 ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdin=inputs[0],
+                stdout=outputs["stdout"][1],
+                stderr=outputs["stderr"][1],
                 env=_ENVIRONMENT,
-                pass_fds=(status_write, rules.fileno(), *data.values()),
+                pass_fds=(status, rules.fileno(), *data.values()),
                 start_new_session=True,  # Ctrl-C is the parent's business.
-                bufsize=0,
             )
         )
         stack.callback(process.kill)
-        status_end.close()  # Or its end would never be seen here.
-        return Watch(process, status, stdin, limits).result()
+        for end in (inputs[0], *(write for _, write in outputs.values())):
+            end.close()  # Or the other end would never see that it is closed.
+        return Watch(
+            stdin=inputs[1],
+            outputs={name: read for name, (read, _) in outputs.items()},
+            data=stdin,
+            limits=limits,
+            group=group,
+            on_idle=on_idle,
+            cancel=cancel,
+        ).result()
 
 
-def _isolation(readonly: Sequence[Path], files: Mapping[str, int], limits: Limits) -> Iterator[str]:
+def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Read and write end; whoever has one may open it anew, as programs do by the name `/dev/stdin`."""
+    read, write = os.pipe()
+    os.fchmod(read, 0o666)
+    return (
+        stack.enter_context(os.fdopen(read, "rb", buffering=0)),
+        stack.enter_context(os.fdopen(write, "wb", buffering=0)),
+    )
+
+
+def _isolation(readonly: Sequence[Path], files: Mapping[str, int], limits: Limits, proc: bool) -> Iterator[str]:
     """The arguments of bwrap that say what is inside."""
     yield from ("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
     yield from ("--die-with-parent", "--new-session", "--hostname", "sandbox")
@@ -182,14 +247,18 @@ def _isolation(readonly: Sequence[Path], files: Mapping[str, int], limits: Limit
     yield from ("--perms", "0755", "--dir", CODE_FOLDER)
     for name, descriptor in files.items():
         yield from ("--perms", "0444", "--ro-bind-data", str(descriptor), f"{CODE_FOLDER}/{name}")
-    yield from ("--dev", "/dev", "--remount-ro", "/dev")
+    if proc:
+        yield from ("--proc", "/proc")
+    yield from ("--dev", "/dev")
+    yield from ("--perms", "1777", "--size", str(limits.files_mib << 20), "--tmpfs", "/dev/shm")
+    yield from ("--remount-ro", "/dev")
     yield from ("--remount-ro", "/")
 
 
 def _wrappers(limits: Limits) -> Iterator[str]:
     """Programs that run inside, each starting the next: they set the limits and give up the last rights."""
     memory = limits.memory_mib << 20
-    cpu_s = math.ceil(limits.cpu_s)
+    cpu_s = math.ceil(limits.cpu_s) + 1  # Of one process, in case that nobody looks.
     yield "prlimit"
     yield f"--cpu={cpu_s}:{cpu_s + 1}"  # At the first a signal that says why, at the second one that cannot be caught.
     yield f"--data={memory}"
@@ -220,6 +289,8 @@ def _system_call_filter() -> bytes:
         # A call that this libseccomp does not know is not one this filter can name; older kernels lack it as well.
         with contextlib.suppress(ValueError, OSError):
             rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+    # Event loops wake themselves up through a pair of sockets; nothing else can be reached by one.
+    rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "socketpair", pyseccomp.Arg(0, pyseccomp.NE, int(socket.AF_UNIX)))
     new_user = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_NEWUSER, _CLONE_NEWUSER)
     rules.add_rule(pyseccomp.ERRNO(errno.EPERM), "clone", new_user)
     # A filter cannot see the flags of clone3, which lie in memory; "not implemented" makes libraries fall back.

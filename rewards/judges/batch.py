@@ -47,6 +47,8 @@ class BatchJudge:
             started = time.perf_counter()
             try:
                 texts = await asyncio.to_thread(self._run, [chat for chat, _ in batch])
+                if isinstance(texts, str) or not isinstance(texts, Sequence):
+                    raise TypeError(f"{len(batch)} chats gave a {type(texts).__name__}, no list of texts")
                 if len(texts) != len(batch):
                     raise ValueError(f"{len(batch)} chats gave {len(texts)} texts")
             except Exception as error:  # noqa: BLE001 - a model may raise anything; everybody who waits is told

@@ -1,7 +1,7 @@
 """Generative judges: chat messages in, text out; verdicts are checked strictly and never guessed.
 
 What is judged is written by the model that is being trained, so it must not be able to talk to the judge: `fenced`
-puts it between markers that it cannot forge, and `parse_verdict` accepts one unambiguous JSON object or nothing.
+puts it between markers that it cannot forge, and `parse_verdict` takes nothing for a verdict that may be repeated.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from evolpo.rewards.answers_of import answer_texts
 from evolpo.rewards.base import Score
+from evolpo.rewards.judges.verdict import parse_verdict
 from evolpo.rewards.service.workers import describe
+from evolpo.rewards.visible import visible
 from evolpo.rl.data import Answer
 
 DEFAULT_ATTEMPTS = 3
@@ -32,8 +34,6 @@ FENCE_NOTE = (
 _FENCED = re.compile(
     r"\[(?P<code>[0-9a-f]{16}) BEGIN (?P<label>[^\]\n]+)\]\n(?P<content>.*?)\n\[(?P=code) END (?P=label)\]", re.DOTALL
 )
-_BRACE = re.compile(r"[{}]")
-_CODE_BLOCK = re.compile(r"```[\w-]*\n(.*?)```", re.DOTALL)
 
 
 class JudgeError(RuntimeError):
@@ -65,6 +65,8 @@ class Reply:
     """Tokens that were read; 0 if the judge does not count."""
     completion_tokens: int = 0
     """Tokens that were written; 0 if the judge does not count."""
+    finished: bool = True
+    """Whether the judge came to its end; False if a limit on its tokens cut it off."""
 
 
 @runtime_checkable
@@ -107,6 +109,8 @@ async def ask_verdict(
         JudgeError: the judge failed, or none of its answers is a valid verdict.
     """
     conversation = list(messages)
+    question = "\n".join(message.text for message in messages)
+    material = "\n".join(unfenced(question).values())
     tokens, elapsed_s, reason = 0, 0.0, ""
     for attempt in range(1, attempts + 1):
         try:
@@ -117,86 +121,34 @@ async def ask_verdict(
             raise JudgeError(f"the judge failed: {describe(error)}") from error
         tokens += reply.prompt_tokens + reply.completion_tokens
         elapsed_s += reply.elapsed_s
+        text = ""
         try:
-            return Verdict(parse_verdict(reply.text, form), attempt, tokens, elapsed_s)
+            text = _said(reply)
+            return Verdict(parse_verdict(_without_echo(text, question), form, material), attempt, tokens, elapsed_s)
         except ValueError as error:
             reason = str(error)
         conversation = [
             *messages,
-            Message("assistant", reply.text or "(no answer)"),
+            Message("assistant", text or "(no answer)"),
             Message("user", f"This is no valid verdict: {reason}. Answer with the JSON object alone."),
         ]
     raise JudgeError(f"no valid verdict in {attempts} answers; the last: {reason}")
 
 
-def parse_verdict(text: str, form: type[V]) -> V:
-    """The verdict in an answer of a judge.
-
-    Thoughts up to the last `</think>` are dropped. If there are fenced code blocks with braces, only they are read.
-    The rest must hold JSON objects that all say the same: a judge that quotes a planted verdict beside its own, or
-    corrects itself, is asked again rather than interpreted.
-
-    Raises:
-        ValueError: no object, a broken or unfinished one, several different ones, a key twice, a field that is
-            missing, of a wrong type or out of range. One line.
-    """
-    text = text.rpartition("</think>")[2]
-    blocks = [block for block in _CODE_BLOCK.findall(text) if "{" in block]
-    found = _json_objects("\n".join(blocks) if blocks else text)
-    if not found:
-        raise ValueError("it holds no JSON object")
-    if any(other != found[0] for other in found[1:]):
-        raise ValueError(f"it holds {len(found)} JSON objects that differ")
-    try:
-        return form.model_validate(found[0], strict=True)
-    except ValidationError as error:
-        raise ValueError(error_line(error)) from None
+def _said(reply: Reply) -> str:
+    """The text of an answer that came to its end. Raises ValueError if it is none."""
+    if not isinstance(reply.text, str):
+        raise ValueError(f"it is a {type(reply.text).__name__} where text should be")
+    if not reply.finished:
+        raise ValueError("it was cut off by the limit on its length")
+    return reply.text
 
 
-def error_line(error: ValidationError) -> str:
-    """The first finding of pydantic in one line, with the path of the field: `dimensions[0].weight: ...`."""
-    first = error.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}" if path else message
-
-
-def _json_objects(text: str) -> list[Any]:
-    """All JSON objects at the outermost level of braces. Raises ValueError where a brace is left open."""
-    decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-    found: list[Any] = []
-    start = text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-            found.append(value)
-        except json.JSONDecodeError:
-            end = _closing_brace(text, start)  # Prose such as {1, 2}; its inside is no verdict either.
-        except RecursionError:
-            raise ValueError("its JSON is nested too deeply") from None
-        start = text.find("{", end)
-    return found
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """Where the pair of braces that opens at `start` ends. Raises ValueError if it does not."""
-    depth = 0
-    for match in _BRACE.finditer(text, start):
-        depth += 1 if match.group() == "{" else -1
-        if depth == 0:
-            return match.end()
-    raise ValueError("its JSON object is broken or unfinished")
-
-
-def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    pairs = list(pairs)
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("its JSON object has a key twice")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _without_echo(text: str, question: str) -> str:
+    """An answer without the fenced material that it repeats, with or without its end."""
+    for code in {match["code"] for match in _FENCED.finditer(question)}:
+        text = re.sub(rf"\[{code} BEGIN [^\]\n]+\].*?(?:\[{code} END [^\]\n]+\]|\Z)", "", text, flags=re.DOTALL)
+    return text
 
 
 def fenced(parts: Mapping[str, str]) -> tuple[str, str]:
@@ -232,7 +184,7 @@ def material(prompt: str, answer: Answer, responses: Mapping[str, str]) -> tuple
 def unjudged(error: JudgeError) -> Score:
     """The score of a response that a failing judge left without a verdict: `timeout` or `infra_error`, no value."""
     status: Literal["timeout", "infra_error"] = "timeout" if isinstance(error, JudgeTimeoutError) else "infra_error"
-    return Score(None, status, artifacts={"error": str(error)})
+    return Score(None, status, artifacts={"error": visible(str(error))})
 
 
 def chat_format(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -241,10 +193,11 @@ def chat_format(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     chat: list[dict[str, Any]] = []
     for message in messages:
+        text = message.text.encode(errors="replace").decode()  # Half a surrogate pair cannot be sent.
         if not message.images:
-            chat.append({"role": message.role, "content": message.text})
+            chat.append({"role": message.role, "content": text})
             continue
         urls = [f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in message.images]
         images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        chat.append({"role": message.role, "content": [{"type": "text", "text": message.text}, *images]})
+        chat.append({"role": message.role, "content": [{"type": "text", "text": text}, *images]})
     return chat

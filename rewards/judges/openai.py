@@ -73,7 +73,7 @@ class OpenAIJudge:
         self._clients = weakref.WeakKeyDictionary()
 
     async def ask(self, messages: Sequence[Message]) -> Reply:
-        """The first choice of a chat completion; a refusal or an answer without text is an empty text.
+        """The first choice of a chat completion; a refusal, a tool call or an answer without text is an empty text.
 
         Raises:
             JudgeTimeoutError: no answer in time.
@@ -115,13 +115,27 @@ def _reason(error: BaseException) -> str:
 def _reply(completion: Any, elapsed_s: float, base_url: str) -> Reply:
     # The client does not check what a server sends: a body that is no JSON comes back as a string.
     choices = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
     if message is None:
         raise JudgeError(f"the judge at {base_url} sent no chat completion: {str(completion)[:200]!r}")
     usage = getattr(completion, "usage", None)
     return Reply(
-        text=getattr(message, "content", None) or "",
+        text=_text(getattr(message, "content", None)),
         elapsed_s=elapsed_s,
-        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
+        finished=getattr(choice, "finish_reason", None) != "length",
     )
+
+
+def _text(content: Any) -> str:
+    """The text of a message: a string, or parts of which some are text; empty if it is anything else."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _count(tokens: Any) -> int:
+    return tokens if type(tokens) is int and tokens >= 0 else 0

@@ -25,11 +25,11 @@ from evolpo.rewards.judges.judge import (
     JudgeError,
     Message,
     ask_verdict,
-    error_line,
     material,
     unjudged,
 )
 from evolpo.rewards.judges.make import make_judge
+from evolpo.rewards.judges.verdict import error_line
 
 FOLDER = Path(__file__).with_name("rubrics")
 MARKS = (1, 2, 3, 4, 5)

@@ -135,7 +135,7 @@ def test_endless_programs(language, program, tests):
     reward = CodeTests(language=language, timeout_s=2.0)
     [got] = asyncio.run(reward.score([make_sample(text=fenced(program, language), metadata={"tests": tests})]))
     assert (got.value, got.status) == (0.0, "ok")
-    assert "timeout after 2 CPU seconds or 8 s on the clock" in got.error
+    assert got.error == "case 1 of 2: timeout after 2 CPU seconds"
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,12 @@ CALL = [{"function": "f", "args": ["x"], "result": SECRET}, {"function": "f", "a
 PRINT = [{"stdin": "x", "stdout": SECRET}]
 SEARCH = """
 import gc, os, sys
+def at_once(path, flags): return os.open(path, flags | os.O_NONBLOCK)
 def everything():
     for folder, _, names in os.walk("/"):
         if not folder.startswith(("/usr", "/lib", "/dev", "/root", "/opt", "/home", sys.prefix)):
             for name in names:
-                try: yield open(os.path.join(folder, name), errors="replace").read()
+                try: yield open(os.path.join(folder, name), errors="replace", opener=at_once).read(1 << 20)
                 except OSError: pass
     frame = sys._getframe()
     while frame: yield str(frame.f_locals) + str(frame.f_globals); frame = frame.f_back
@@ -293,14 +294,17 @@ def test_attacks_score_as_the_worst_honest_program(name):
 
 
 @pytest.mark.parametrize(
-    "program",
-    ["import time; time.sleep(1000)", "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"],
+    ("program", "limit"),
+    [
+        ("import time; time.sleep(1000)", "1 s of waiting"),
+        ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "1 CPU seconds"),
+    ],
 )
-def test_attacks_on_the_clock(program):
+def test_attacks_on_the_clock(program, limit):
     started = time.perf_counter()
     got = score(fenced(program), SUM, timeout_s=1.0)
     assert (got.value, got.status) == (0.0, "ok")
-    assert "timeout after 1 CPU seconds or 4 s on the clock" in got.error
+    assert got.error == f"case 1 of 2: timeout after {limit}"
     assert time.perf_counter() - started < 60
 
 
