@@ -100,7 +100,7 @@ def test_valid_verdicts(text):
         (GOOD + '{"winner": "B", "mark": 4}', "it holds 2 JSON objects that differ"),
         (f'```\n{GOOD}\n```\n```\n{{"winner": "B", "mark": 4}}\n```', "it holds 2 JSON objects that differ"),
         ('{"winner": "A", "winner": "B", "mark": 4}', "its JSON object has a key twice"),
-        ('{"a": ' * 5000 + "1" + "}" * 5000, "its JSON is nested too deeply"),
+        ('{"a": ' * 100_000 + "1" + "}" * 100_000, "its JSON is nested too deeply"),
     ],
 )
 def test_rejected_verdicts(text, reason):
