@@ -21,15 +21,17 @@ fail() { say "$*" >&2; exit 1; }
 
 there=$(cat "$venv/.installed" 2>/dev/null || true)
 [ -z "$there" ] || [ "$there" = "$kind" ] || fail "$venv is the environment of requirements/$there.lock; make clean removes it"
-command -v "$python" >/dev/null || fail "needs $python; on Debian or Ubuntu: apt-get install python3 python3-venv python3-dev gcc"
+command -v "$python" >/dev/null || fail "needs $python; on Debian or Ubuntu: apt-get install python3 python3-venv python3-dev gcc g++ libnuma1"
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
     fail "needs Python 3.11, 3.12 or 3.13, and this is $("$python" --version); name another: make PYTHON=python3.13"
 
 find_missing() {
-    needed=() # One package of reasoning-gym is compiled.
+    needed=() # One package of reasoning-gym is compiled, and torch compiles for vLLM, whose CPU build loads libnuma.
     [ -x "$venv/bin/python" ] || "$python" -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
     [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || needed+=(python3-dev)
     command -v cc >/dev/null || command -v gcc >/dev/null || needed+=(gcc)
+    command -v g++ >/dev/null || needed+=(g++)
+    [ "$kind" = gpu ] || "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || needed+=(libnuma1)
     useful=() # Rewards run code in a sandbox and pages in a browser.
     for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
         command -v "${program%%:*}" >/dev/null || useful+=("${program##*:}")

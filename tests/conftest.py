@@ -1,7 +1,12 @@
 """Fixtures that many test files share."""
 
+import os
+
 import pytest
 from tiny_models import write_tiny_model
+
+# Before anything imports tqdm: the first test that needs SmolLM2 makes it, with a bar in what the command wrote.
+os.environ["TQDM_DISABLE"] = "1"
 
 
 @pytest.fixture(scope="session")

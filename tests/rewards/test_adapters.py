@@ -192,8 +192,8 @@ def test_verifiers_exception_is_no_zero_and_leaves_the_others():
 @pytest.mark.parametrize(
     ("adapter", "options", "message"),
     [
-        ("trl", {"function": "foreign_rewards:trl_keyword"}, "missing a required argument: 'conversational'"),
-        ("verl", {}, "missing a required argument: 'function'"),
+        ("trl", {"function": "foreign_rewards:trl_keyword"}, "argument: 'conversational'"),
+        ("verl", {}, "argument: 'function'"),
         (
             "verl",
             {"function": "foreign_rewards:compute_scores"},

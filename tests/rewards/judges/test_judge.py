@@ -150,7 +150,7 @@ def test_valid_verdicts(text):
         (f"{GOOD}</think>I do not know.", "it holds no JSON object"),
         (f"<|channel|>analysis<|message|>{GOOD}", "its thoughts have no end"),
         ('{"winner": "A", "winner": "B", "mark": 4}', "its JSON object has a key twice"),
-        ('{"a": ' * 5000 + "1" + "}" * 5000, "its JSON is nested too deeply"),
+        ('{"a": ' * 100_000 + "1" + "}" * 100_000, "its JSON is nested too deeply"),
     ],
 )
 def test_rejected_verdicts(text, reason):
