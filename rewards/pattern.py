@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
+from evolpo.rewards.answers.accepted import accepted_answers
 from evolpo.rewards.base import Sample, Score, sample_reward
 
 Mode = Literal["full", "search"]
@@ -20,21 +21,22 @@ def pattern_match(sample: Sample, *, pattern: str = "", mode: Mode = "full") -> 
     Args:
         sample: the response; white space at its ends is left out.
         pattern: a regular expression of Python's `re`; flags stand in it, as in `(?is)yes.*`. Empty: the prompt's
-            reference answer is the pattern.
+            reference answer is the pattern; of a list of them one must match.
         mode: `full`: all of the response must match; `search`: a part of it suffices.
 
     Raises:
         ValueError: there is no pattern, it is no regular expression, or the mode is unknown.
     """
-    expression = pattern or sample.answer
-    if not expression:
+    if not pattern and not sample.answer:
         raise ValueError("there is no pattern: set options.pattern, or give the prompt a reference answer")
     if mode not in get_args(Mode):
         raise ValueError(f"mode {mode!r} is none of {', '.join(get_args(Mode))}")
-    try:
-        compiled = re.compile(expression)
-    except re.error as error:
-        raise ValueError(f"{expression!r} is no regular expression: {error}") from error
     text = sample.text.strip()
-    found = compiled.fullmatch(text) if mode == "full" else compiled.search(text)
+    found = None
+    for expression in [pattern] if pattern else accepted_answers(sample.answer):
+        try:
+            compiled = re.compile(expression)
+        except re.error as error:
+            raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+        found = found or (compiled.fullmatch(text) if mode == "full" else compiled.search(text))
     return Score(float(found is not None), artifacts={"match": found.group()} if found else {})
