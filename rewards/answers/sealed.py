@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from evolpo.rewards.code.sandbox import SandboxMissing
 from evolpo.rewards.service.workers import describe
 
-CPU_S = 4.0
+CPU_S = 2.0
 """CPU seconds of one request."""
 WALL_S = 60.0
 """Seconds on the clock after which a request is given up; CPU time ends a busy process long before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,7 +20,11 @@ from evolpo.rewards.answers.sealed import sealed_call
 LIBRARIES = ("math_verify", "sympy.physics.units")
 MAX_CHARACTERS = 1_500
 MAX_DEPTH = 30
+MAX_DEGREE = 200
+"""Of brackets with variables in them, all multiplied: they are expanded."""
 _NESTED = re.compile(r"[({\[]|[)}\]]")
+_POWER_OF_BRACKET = re.compile(r"[)\]}]\s*\^\s*\{?\s*(\d{1,9})")
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _LONG_NUMBER = re.compile(r"\d{301}")
 _HUGE = re.compile(
     r"\^\s*\{?\s*\(?-?\d{6}|\d{5,}\s*!|!\s*\)?\s*!|\^\s*\{?\s*\d+\s*\}?\s*\^|\^\s*\{[^{}]*\^\s*\{?[^{}]*\^"
@@ -67,7 +72,8 @@ def _check_size(text: str) -> None:
         depth += 1 if bracket.group() in "({[" else -1
         if depth > MAX_DEPTH:
             raise TooLarge(f"brackets nested more than {MAX_DEPTH} deep")
-    if _LONG_NUMBER.search(text) or _HUGE.search(text):
+    degree = math.prod(int(power) for power in _POWER_OF_BRACKET.findall(text))
+    if _LONG_NUMBER.search(text) or _HUGE.search(text) or (degree > MAX_DEGREE and _LETTER.search(text)):
         raise TooLarge("a number that is too large to be worked out")
 
 
