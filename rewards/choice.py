@@ -7,23 +7,39 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
-from evolpo.rewards.answer import extract_answer
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import accepted_answers
+from evolpo.rewards.answers.extract import extract_answer
 from evolpo.rewards.base import Sample, Score, sample_reward
 from evolpo.rewards.fit import needs
-from evolpo.rl.data import Answer, Prompt
+from evolpo.rl.data import Prompt
 
-_MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathbb)\s*\{([^{}]*)\}|[*_`$\"']|\\[()\[\]]")
+_MARKUP = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathbb|boxed)\s*\{([^{}]*)\}|[*_`$\"'{}]|\\[()\[\]]"
+)
+_SPACE = re.compile(r"\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+")
 _LETTER = re.compile(r"(?:option|choice)?\s*[(\[]?\s*([A-Z])\s*[)\]]?\s*[.:]?", re.IGNORECASE)
-_LABELLED = re.compile(r"(?:option|choice)?\s*(?:[(\[]\s*([A-Z])\s*[)\]][.:]?|([A-Z])[).:])\s*(\S.*)", re.DOTALL)
+_LABELLED = re.compile(
+    r"(?:option|choice)?\s*(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,-]?|([A-Z])\s*[).:,\u2013\u2014-]|([A-Z])\s*(?=\())\s*(\S.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_TEXT_FIRST = re.compile(r"(\S.*?)\s*[(\[](?:option |choice )?([A-Z])[)\]]\.?", re.DOTALL)
 _PHRASE = re.compile(
     r"\b(?:answer|(?:correct|right|best|final)\s+(?:option|choice))\b[*_\s]*(?:is\b|[:=])[*_\s:]*", re.IGNORECASE
 )
 _NAMED = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Z])[)\]]|([A-Z]))(?![\w'-])")
-_ANOTHER = re.compile(r"[(\[][A-Z][)\]]|(?<![\w'])[B-HJ-Z](?![\w'-])|(?<![\w'])[AI](?=\s*(?:[.:;,)?!]|$))")
+_ANOTHER = re.compile(
+    r"[(\[][A-Z][)\]]|(?<![\w'])[B-HJ-Z](?![\w'-])"
+    r"|(?<![\w'])[AI](?=\s*(?:[.:;,)?!]|$)|\s+(?:is|fits|must|would|seems|looks|also)\b)"
+)
 _TURN = re.compile(
-    r"\b(?:or|nor|not|no|but|wait|actually|instead|rather|however|maybe|perhaps|possibly|alternatively|wrong|incorrect)"
-    r"\b|n't\b",
+    r"\b(?:or|no|but|wait|actually|instead(?! of)|rather(?! than)|however|maybe|perhaps|possibly|alternatively|also"
+    r"|both|equally|correction|should be|must be|second thoughts?)\b",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.;!?](?:\s|$)|\n")
+_WRONG = re.compile(
+    r"\b(?:wrong|incorrect|false|not|cannot|never|fails?|eliminated?|excluded?|ruled? out|rejected?|impossible"
+    r"|irrelevant|unlikely|worse|than|unlike|instead of)\b|n't\b",
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"\s*(?:[/&,+]|\band\b)+\s*[(\[]?[A-Z](?![\w'-])")
@@ -44,14 +60,15 @@ def _an_option(prompt: Prompt, **_: Any) -> str | None:
 def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     r"""1 if the response chooses the option of the reference answer, else 0.
 
-    The options, if the data has them, are `metadata["choices"]`: a list of texts, or a mapping from letter to text.
+    The options, if the data has them, are `metadata["choices"]`: a list of texts, a mapping from letter to text, or a
+    mapping with the lists `label` and `text`.
     Then the text of an option stands for its letter, and letters without an option count nothing.
 
     The response's last box or `<answer>` is read: a letter (`B`, `(B)`, `B.`, `\text{B}`), a letter with the option's
     text (`B) Paris`), or the text alone. See `chosen_letter` for what `tolerant` adds.
 
     Args:
-        sample: the response; `answer` is the letter of the right option, or its text.
+        sample: the response; `answer` is the letter or the text of the right option, or a list of these.
         tolerant: take a choice that stands neither in a box nor in `<answer>` tags.
 
     Raises:
@@ -67,10 +84,7 @@ def choice_answer(sample: Sample, *, tolerant: bool = False) -> Score:
 
 def _references(answer: Answer, options: Mapping[str, str]) -> set[str | None]:
     """The letters of the accepted answers. Raises ValueError if there are none, or one names no option."""
-    accepted = answer_texts(answer)
-    if not accepted:
-        raise ValueError("the prompt has no reference answer")
-    references = {_exact(one, options) for one in accepted}
+    references = {_exact(one, options) for one in accepted_answers(answer)}
     if None in references:
         raise ValueError(f"the reference answer {answer!r} names no option, or more than one")
     return references
@@ -113,32 +127,58 @@ def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False)
         tail = tail[named.end() :]
     else:
         tail = tail[len(first_line) :]
-    return None if _turns_to_another(tail, exact) else exact
+    return None if _turns_to_another(tail, exact) or _lists_on(tail, exact, options) else exact
 
 
 def _turns_to_another(rest: str, letter: str) -> bool:
-    """Whether a word of doubt is followed by another option."""
+    """Whether a word of doubt is followed by another option in a clause that does not reject it."""
     turn = _TURN.search(rest)
-    others = (match.group().strip("()[]") for match in _ANOTHER.finditer(rest, turn.end())) if turn else ()
-    return any(other != letter for other in others)
+    if turn is None:
+        return False
+    start = 0
+    for end in [*(match.end() for match in _CLAUSE_END.finditer(rest)), len(rest)]:
+        clause, offset = rest[start:end], start
+        start = end
+        if end <= turn.start() or _WRONG.search(clause):
+            continue
+        others = (match for match in _ANOTHER.finditer(clause) if match.group().strip("()[]") != letter)
+        if any(offset + match.start() >= turn.start() or _TURN.search(clause) for match in others):
+            return True
+    return False
+
+
+def _lists_on(rest: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether the choice is the first line of a list of options: the next line is another one and no more."""
+    line = rest.lstrip(" ").removeprefix("\n").partition("\n")[0] if rest.lstrip(" ").startswith("\n") else ""
+    other = _exact(line, options) if line.strip() else None
+    return other is not None and other != letter and _LETTER.fullmatch(line.strip()) is None
 
 
 def _exact(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter of an answer that is one option and nothing else."""
-    answer = _MARKUP.sub(_inner, answer).strip()
+    answer = _plain(answer)
     by_text = {letter for letter, text in options.items() if _normal(text) == _normal(answer)}
     if single := _LETTER.fullmatch(answer):
         letter = single.group(1).upper()
         return letter if (not options or letter in options) and by_text <= {letter} else None
     if by_text:
         return by_text.pop() if len(by_text) == 1 else None
-    labelled = _LABELLED.fullmatch(answer)
-    if labelled is None:
+    labelled, reversed_ = _LABELLED.fullmatch(answer), _TEXT_FIRST.fullmatch(answer)
+    if labelled:
+        letter, text = (labelled.group(1) or labelled.group(2) or labelled.group(3)).upper(), labelled.group(4)
+    elif reversed_ and options:
+        text, letter = reversed_.groups()
+    else:
         return None
-    letter, text = (labelled.group(1) or labelled.group(2)).upper(), labelled.group(3)
     if options:
-        return letter if letter in options and _normal(options[letter]) == _normal(text) else None
+        texts = {_normal(text), _normal(text.removeprefix("(").removesuffix(")"))}
+        return letter if letter in options and _normal(options[letter]) in texts else None
     return None if _ANOTHER.search(text) else letter
+
+
+def _plain(text: str) -> str:
+    """The text without fonts and marks, with single spaces."""
+    return _SPACE.sub(" ", _MARKUP.sub(_inner, text)).strip()
 
 
 def _inner(match: re.Match[str]) -> str:
@@ -146,12 +186,18 @@ def _inner(match: re.Match[str]) -> str:
 
 
 def _normal(text: str) -> str:
-    return " ".join(_MARKUP.sub(_inner, text).casefold().split()).rstrip(".")
+    return _plain(text).casefold().rstrip(".")
 
 
 def _options(choices: Any) -> dict[str, str]:
     if choices is None:
         return {}
+    if (
+        isinstance(choices, Mapping)
+        and set(choices) == {"label", "text"}
+        and len(choices["label"]) == len(choices["text"])
+    ):
+        choices = dict(zip(choices["label"], choices["text"], strict=True))
     if isinstance(choices, list | tuple) and len(choices) <= len(ascii_uppercase):
         choices = dict(zip(ascii_uppercase, choices, strict=False))
     if not (isinstance(choices, Mapping) and all(str(letter) in ascii_uppercase for letter in choices)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rewards.base import FunctionReward, Reward
 from evolpo.rl.data import Prompt
 

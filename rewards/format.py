@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evolpo.rewards.answer import boxed_contents
+from evolpo.rewards.answers.extract import boxed_contents
 from evolpo.rewards.base import Sample, sample_reward
 
 THINK_MARKER = "<think>"

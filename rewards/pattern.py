@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, get_args
 
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
 from evolpo.rewards.fit import an_answer, needs
 from evolpo.rl.data import Prompt
@@ -28,7 +28,7 @@ def pattern_match(sample: Sample, *, pattern: str = "", mode: Mode = "full") -> 
     Args:
         sample: the response; white space at its ends is left out.
         pattern: a regular expression of Python's `re`; flags stand in it, as in `(?is)yes.*`. Empty: the prompt's
-            reference answer is the pattern.
+            reference answer is the pattern; of a list of them one must match.
         mode: `full`: all of the response must match; `search`: a part of it suffices.
 
     Raises:

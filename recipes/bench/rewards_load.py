@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evolpo.rewards.answer import boxed_contents, extract_answer
+from evolpo.rewards.answers.extract import boxed_contents, extract_answer
 from evolpo.rewards.base import Sample, Scope, Score, sample_reward
 
 if TYPE_CHECKING:

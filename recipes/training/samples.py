@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rl.data import Batch, Group
 from evolpo.rl.metrics import LoggerConfig, SampleRow
 from evolpo.rl.segment import unit_texts

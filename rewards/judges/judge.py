@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rewards.base import Score
 from evolpo.rewards.judges.verdict import parse_verdict
 from evolpo.rewards.service.workers import describe

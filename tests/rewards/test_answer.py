@@ -42,7 +42,7 @@ def score(reward, *samples, **options):
         ("the answer is red. The final Answer: **blue whale**!", None, "blue whale"),
         ("**Answer:**\n17", None, "17"),
         ("The answer is $x+1$, of course", None, "x+1"),
-        ("The answer isn't 4", None, "4"),
+        ("The answer isn't 4", None, None),
         ("First 3, then 1,234.50 dollars", None, "1234.50"),
         ("from 3-5", None, "5"),
         ("it is -7", None, "-7"),
@@ -142,7 +142,7 @@ def test_answer_that_keeps_the_verifier_busy():
     [entry] = reasoning_gym.create_dataset("countdown", size=1, seed=1)
     samples = [chain_sample(entry, r"\boxed{9**9**9**9}"), chain_sample(CHAIN_SUMS[0], r"\boxed{x}")]
     hung, good = asyncio.run(reasoning_gym_answer.configured(1.0, {}).score(samples))
-    assert (hung.value, hung.status) == (None, "timeout")
+    assert (hung.value, hung.status) == (0.0, "model_fail")
     assert good.status == "ok"
 
 
@@ -215,6 +215,35 @@ def test_math_without_answer():
     nothing, loose = make_sample(text="I do not know"), make_sample(text="The answer is $4$.")
     assert [one.status for one in score(math_answer, nothing, loose)] == ["model_fail", "model_fail"]
     assert [one.value for one in score(math_answer, nothing, loose, tolerant=True)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "value"),
+    [
+        (4, r"\boxed{4}", 1.0),
+        (0.5, r"\boxed{1/2}", 1.0),
+        (True, r"\boxed{true}", 1.0),
+        (["4", 5], r"\boxed{5}", 1.0),
+        (["4", 5], r"\boxed{6}", 0.0),
+        ("4", r"\boxed{4} or \boxed{5}", 0.0),
+        ("4, 5", r"\boxed{4} and \boxed{5}", 1.0),
+        ("5", "<answer>4</answer> or <answer>5</answer>", 0.0),
+        ("4", "**Answer: 4**", 1.0),
+        ("5", "It is 4 or 5", 0.0),
+        ("5", "The answer is $4$ or $5$.", 0.0),
+        ("12000", "So it must be 1.2 x 10^4", 1.0),
+    ],
+)
+def test_math_references_and_places_of_every_kind(reference, text, value):
+    [got] = score(math_answer, make_sample(answer=reference, text=text), tolerant=True)
+    assert (got.value, got.unscored) == (value, False)
+
+
+def test_math_answer_that_is_too_large_is_the_responses_fault():
+    texts = [r"\boxed{9^{9^{9^{9}}}}", r"\boxed{" + "9" * 5000 + "x}", r"\boxed{\prod_{k=1}^{999999} k}", r"\boxed{4}"]
+    scores = score(math_answer, *(make_sample(answer="4", text=text) for text in texts))
+    assert [one.value for one in scores] == [0.0, 0.0, 0.0, 1.0]
+    assert not any(one.unscored for one in scores)
 
 
 @pytest.mark.parametrize("reference", [None, "", "   "])

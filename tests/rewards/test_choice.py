@@ -100,6 +100,88 @@ def test_tolerant(text, letter):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
+        ("The answer is B. A is wrong because it is in Italy.", "B"),
+        ("The answer is B, not A.", "B"),
+        ("The answer is B. Options A, C and D are incorrect because they are elsewhere.", "B"),
+        ("The answer is B rather than C.", "B"),
+        ("The answer is B. C is wrong; however, D is close but not right.", "B"),
+        ("The answer is B. The others (A, C, D) fail.", "B"),
+        ("Answer: B\n\nExplanation:\nA) is wrong since it is in Italy.\nC) is incorrect.", "B"),
+        ("Answer: B\nA is not in France. But C is not either.", "B"),
+        ("**Answer: B) Paris**\n\nA is incorrect because Rome is in Italy.", "B"),
+        ("The correct answer is **B**: Paris. Rome (A) is in Italy.", "B"),
+        ("The answer is (B) Paris, because A is not.", "B"),
+        ("The answer is B. Unlike C, it is in France.", "B"),
+        ("The answer is B - Paris", "B"),
+        ("The answer is B (Paris).", "B"),
+        ("The answer is Paris (B).", "B"),
+        ("The answer is option B, since D isn't a city.", "B"),
+        ("The final answer is $\\boxed{\\text{B)}\\ \\text{Paris}}$", "B"),
+        ("\\boxed{\\text{B)}\\ \\text{Paris}}", "B"),
+        ("\\boxed{\\textbf{(B)}\\ Paris}", "B"),
+        ("\\boxed{\\textbf{(B) }\\text{Paris}}", "B"),
+        ("\\boxed{B - Paris}", "B"),
+        ("\\boxed{\\text{B: Paris}}", "B"),
+        ("\\boxed{\\text{(B)}~\\text{Paris}}", "B"),
+        ("\\boxed{\\mathrm{(B)}\\quad Paris}", "B"),
+        ("\\boxed{\\text{Option B}}", "B"),
+        ("\\boxed{B (Paris)}", "B"),
+        ("\\boxed{Paris (B)}", "B"),
+        ("\\boxed{{B}}", "B"),
+        ("\\boxed{\\text{b}}", "B"),
+        ("<answer>B. Paris</answer>", "B"),
+        ("<answer>Option (B)</answer>", "B"),
+        ("The answer is one of A, B, C, D.", None),
+        ("Answer: A. Rome\nB. Paris\nC. New York", None),
+        ("Answer: A) Rome\nB) Paris", None),
+        ("The answer is A, B, C or D", None),
+        ("\\boxed{A, B, C, D}", None),
+        ("\\boxed{A) Rome, B) Paris}", None),
+        ("\\boxed{\\text{A or B}}", None),
+        ("The answer is B. C is also correct.", None),
+        ("The answer is B. But C is right.", None),
+        ("The answer is B. Or C.", None),
+        ("The answer is B; wait, A is right.", None),
+        ("The answer is either B or C", None),
+        ("The answer is B or maybe C", None),
+        ("The answer is B/C", None),
+        ("Both B and C", None),
+        ("The answer is not B, it is C", None),
+        ("The answer is B. Hmm, no, C.", None),
+        ("The answer is B. Correction: C", None),
+        ("\\boxed{B}, \\boxed{C}", None),
+        ("\\boxed{B} or \\boxed{C}", None),
+        ("The answer is none of A, B, C, D", None),
+        ("The answer is B & C", None),
+        ("\\boxed{B \\text{ and } C}", None),
+        ("The answer is B. Actually D.", None),
+        ("\\boxed{B. Rome}", None),
+        ("\\boxed{A (Paris)}", None),
+        ("\\boxed{BB}", None),
+        ("The answer is B+C", None),
+    ],
+)
+def test_explained_and_listed_choices(text, letter):
+    assert chosen_letter(text, CITIES, tolerant=True) == letter
+
+
+@pytest.mark.parametrize("answer", [["B", "C"], ["Paris", "(C)"], ("B",)])
+def test_any_of_several_right_options(answer):
+    sample = make_sample(text=r"\boxed{B}", answer=answer, metadata={"choices": CITIES})
+    assert choice_answer.function(sample).value == 1.0
+
+
+def test_options_as_labels_and_texts():
+    choices = {"label": list("ABCD"), "text": list(CITIES.values())}
+    sample = make_sample(text=r"\boxed{Paris}", answer="B", metadata={"choices": choices})
+    assert choice_answer.function(sample).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"\boxed{\text{B)}\ \text{Paris}}", "B"),
+        (r"\boxed{\textbf{(D)}\ 12}", "D"),
         (r"\boxed{H}", "H"),
         (r"\boxed{B) some text}", "B"),
         (r"\boxed{B. A dog}", "B"),

@@ -4,7 +4,7 @@ import pytest
 
 from evolpo import InputError
 from evolpo.rewards import RewardsConfig, RewardSpec, RewardStack, Sample, sample_reward
-from evolpo.rewards.answers_of import answer_texts
+from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rewards.fit import an_answer, needs, why_unfit
 from evolpo.rewards.registry import load_reward
 from evolpo.rl.data import Group, Prompt, Response

@@ -48,3 +48,9 @@ def test_pattern_that_hangs_stays_unscored():
     hung, good = score(*samples, pattern=r"(a+)+", timeout_s=3.0)
     assert (hung.value, hung.status) == (None, "timeout")
     assert good.value == 1.0
+
+
+def test_one_of_several_patterns():
+    sample = make_sample(text="yes", answer=["no", "ye."])
+    assert pattern_match.function(sample).value == 1.0
+    assert pattern_match.function(make_sample(text="maybe", answer=["no", "ye."])).value == 0.0

@@ -1,0 +1,137 @@
+r"""The final answer of a response: what stands in the last box, the last tags, or after the last "the answer is"."""
+
+from __future__ import annotations
+
+import re
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_ANSWER_PHRASE = re.compile(r"\banswer\b[*_\s]*(?:is\b|[:=])[*_\s:]*", re.IGNORECASE)
+_ANSWER_VERB = re.compile(r"\banswer\b[*_\s]*(?:is\b|[:=])", re.IGNORECASE)
+_DOLLARS = re.compile(r"\$+[^$\n]+\$")
+_SENTENCE_END = re.compile(r"[.;!?](?:\s|$)")
+_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})
+"""Minus sign, en dash and full-width hyphen, which models write for a minus."""
+_NUMBER = re.compile(
+    r"(?<![\w.,])-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][+-]?\d+|\s?(?:x|\*|\u00d7|\u00b7|\\times|\\cdot)\s?10(?:\^|\*\*)"
+    r"(?:\{-?\d+\}|-?\d+))?(?:/\d+)?(?:\s?\\?%)?"
+)
+_OTHER_BEFORE = re.compile(r"[\w.)%]\s*(?:,\s*)?\b(?:or|nor|versus|vs\.?)\s+(?:\w+\s+)?\$?\s*$", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|isn't|wasn't|can't|cannot|couldn't)\b|\\ne(?:q)?|\u2260|!=)\s*(?:be\s+)?\$?\s*$", re.I
+)
+_JOINED = re.compile(
+    r"[\s$.]*(?:,|;|/|&|\\text\s*\{\s*(?:or|and)\s*\}|\bor\b|\band\b|\\lor\b|\\quad)[\s$]*", re.IGNORECASE
+)
+_LOOK_BACK = 40
+
+
+def boxed_contents(text: str) -> list[str]:
+    r"""What stands inside each `\boxed{...}` or `\fbox{...}` with balanced braces, in the order of opening."""
+    return [text[start:end].strip() for start, end in _boxes(text)]
+
+
+def extract_answer(text: str, tolerant: bool = False) -> str | None:
+    r"""The final answer of a response, or None if there is none.
+
+    The last non-empty `\boxed{...}` with balanced braces; else the last `<answer>...</answer>`. Boxes that are joined
+    by a comma, "and" or "or" are one answer of several parts, joined by commas. If `tolerant`, else what follows the
+    last "the answer is" up to the end of the sentence; else the last number, without thousands commas, unless another
+    is offered or it is denied. Dollar signs and a `\text{}` around the whole answer are taken off.
+    """
+    spans = [(start, end) for start, end in _boxes(text) if text[start:end].strip()]
+    if spans:
+        return _joined(text, spans, "}", re.compile(r"\\(?:boxed|fbox)\s*\{$"))
+    tags = list(_tagged(text))
+    if tags and (tagged := _joined(text, tags, "</answer>", re.compile(r"<answer>$"))):
+        return tagged
+    return _loose_answer(text) if tolerant else None
+
+
+def closing_text(text: str) -> str | None:
+    """All that follows the last "the answer is", for answers of several lines or sentences; None if there is none."""
+    phrases = list(_ANSWER_VERB.finditer(text))
+    return text[phrases[-1].end() :].strip() or None if phrases else None
+
+
+def says_nothing(text: str) -> bool:
+    """Whether the response has an empty box or empty tags, and gives no other answer."""
+    return extract_answer(text) is None and (bool(_boxes(text)) or any(_tagged(text)))
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Start and end of what each box holds."""
+    found: list[tuple[int, int]] = []
+    open_braces: list[tuple[bool, int]] = []  # Whether it is a box, and where its content starts.
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "}":
+            if open_braces:
+                boxed, start = open_braces.pop()
+                if boxed:
+                    found.append((start, match.start()))
+        elif token.endswith("{") and token != r"\{":
+            open_braces.append((token != "{", match.end()))
+    return sorted(found)
+
+
+def _tagged(text: str) -> list[tuple[int, int]]:
+    """Start and end of the last answer tags, and of those that stand directly before them."""
+    spans: list[tuple[int, int]] = []
+    before = len(text)
+    while len(spans) < 5:
+        end = text.rfind("</answer>", 0, before)
+        start = text.rfind("<answer>", 0, max(end, 0))
+        if start < 0:
+            break
+        spans.append((start + len("<answer>"), end))
+        before = start
+    return spans[::-1]
+
+
+def _joined(text: str, spans: list[tuple[int, int]], close: str, opening: re.Pattern[str]) -> str:
+    """The last of some spans, together with those that a mere connective joins to it."""
+    parts = [spans[-1]]
+    for start, end in reversed(spans[:-1]):
+        between = text[end : parts[0][0]]
+        if len(between) > _LOOK_BACK or not between.startswith(close):
+            break
+        head = opening.search(between)
+        if head is None or not _JOINED.fullmatch(between[len(close) : head.start()]):
+            break
+        parts.insert(0, (start, end))
+    return ", ".join(_unwrapped(text[start:end]) for start, end in parts)
+
+
+def _loose_answer(text: str) -> str | None:
+    phrases = list(_ANSWER_PHRASE.finditer(text))
+    if phrases:
+        line = text[phrases[-1].end() :].partition("\n")[0]
+        formula = _DOLLARS.match(line)
+        phrase = (
+            formula.group() if formula and _ends(line[formula.end() :]) else _SENTENCE_END.split(line, maxsplit=1)[0]
+        )
+        if answer := _unwrapped(phrase.strip("*_`\"' ")):
+            return answer
+    text = text.translate(_MINUS)
+    last = None
+    for last in _NUMBER.finditer(text):  # noqa: B007 - the last match is what is wanted
+        pass
+    if last is None:
+        return None
+    before = text[max(0, last.start() - _LOOK_BACK) : last.start()]
+    return (
+        None if _OTHER_BEFORE.search(before) or _DENIED_BEFORE.search(before) else last.group().replace(",", "").strip()
+    )
+
+
+def _ends(rest: str) -> bool:
+    """Whether what follows a formula offers no other one."""
+    return not _JOINED.match(rest) or not re.match(r"[\s,;]*(?:or|and|/|\\lor)[\s$]*[\d$\\]", rest, re.IGNORECASE)
+
+
+def _unwrapped(answer: str) -> str:
+    answer = answer.strip().strip("$").strip()
+    wrapper = _WRAPPER.fullmatch(answer)
+    return wrapper.group(1).strip() if wrapper else answer
