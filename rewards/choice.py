@@ -11,7 +11,7 @@ from evolpo.rewards.answers.accepted import accepted_answers
 from evolpo.rewards.answers.extract import extract_answer
 from evolpo.rewards.base import Sample, Score, sample_reward
 from evolpo.rewards.fit import needs
-from evolpo.rl.data import Prompt
+from evolpo.rl.data import Answer, Prompt
 
 _MARKUP = re.compile(
     r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathbb|boxed)\s*\{([^{}]*)\}|[*_`$\"'{}]|\\[()\[\]]"

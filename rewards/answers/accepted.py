@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -28,11 +29,12 @@ def accepted_answers(answer: Any) -> list[str]:
     """The answers that count as right, as texts; any of them will do.
 
     Raises:
-        ValueError: there is none, or an object stands where a text or a number should.
+        ValueError: there is none, or something else than a text, a number or a truth value stands for one.
     """
     found = answer_texts(answer)
     if not found:
         raise ValueError("the prompt has no reference answer")
-    if any(isinstance(one, dict) for one in (answer if isinstance(answer, list | tuple) else [answer])):
-        raise ValueError(f"the reference answer {answer!r} is no text, number, truth value or list of these")
+    for one in answer if isinstance(answer, list | tuple) else [answer]:
+        if not isinstance(one, str | int | float) or (isinstance(one, float) and not math.isfinite(one)):
+            raise ValueError(f"the reference answer {answer!r} is no text, number, truth value or list of these")
     return found
