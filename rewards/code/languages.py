@@ -200,6 +200,8 @@ def run_case(
         files={name: text.encode(errors="replace") for name, text in files.items()},
         readonly=readonly,
         limits=limits,
+        # Whole programs open /dev/stdin. A harness must not be reached from a program by the files of its process.
+        proc=isinstance(case, StdinCase),
         on_idle=on_idle,
         cancel=cancel,
     )

@@ -19,7 +19,7 @@ from evolpo.rewards.visible import visible
 SETUP_TIMEOUT_S = 60.0
 """Seconds until the sandbox must stand, and in which it must be gone after its end; not part of the command's time."""
 
-LOOK_S = 0.02
+LOOK_S = 0.05
 """Seconds between two looks at what the processes inside use."""
 GRACE_S = 0.2
 """Seconds of waiting after which a command is taken for one that waits rather than works."""

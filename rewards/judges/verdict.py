@@ -35,6 +35,7 @@ _THOUGHTS = (
 # What may stand around the object at the end of an answer: a fence of code, stress, a tag, the mark of an end.
 _BEFORE = re.compile(r"(?:[*_\s\ufeff\u200b]|`++[\w-]*+|<\w++>|<\|\w++\|>)*+")
 _AFTER = re.compile(r"(?:[*_`.\s\ufeff\u200b]|</\w++>|<\|\w++\|>)*+")
+_BETWEEN = re.compile(r"(?:[*_\s\ufeff\u200b]|`++[\w-]*+|</?\w++>|<\|\w++\|>)*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,9 @@ def parse_verdict(text: str, form: type[V], material: str = "") -> V:
     """The verdict in an answer of a judge.
 
     It is the last JSON object of the answer, thoughts left out, and must be of the form; what comes before it says
-    nothing. It counts if nothing follows it; on lines of its own it counts with prose after it, if no other object
-    contradicts it. An object that the material holds as well may be a quotation, so it counts only if the answer is
-    nothing else.
+    nothing, unless it is another object without a word between. It counts if nothing follows it; on lines of its own it
+    counts with prose after it, if no other object contradicts it. An object that the material holds as well may be a
+    quotation, so it counts only if the answer is nothing else.
 
     Args:
         text: the answer.
@@ -86,9 +87,15 @@ def parse_verdict(text: str, form: type[V], material: str = "") -> V:
         raise ValueError(
             "its JSON object may be a quotation, as the material holds the same and the answer more than it"
         )
-    if not at_end and any(span.value is not None and span.value != last.value for span in spans):
-        raise ValueError(f"it holds {len(spans)} JSON objects that differ, and does not end with one of them")
+    others = [span for span in spans if span.value is not None and span.value != last.value]
+    if others and (not at_end or _side_by_side(answer, others[-1], last)):
+        raise ValueError(f"it holds {len(others) + 1} JSON objects that differ, and does not end with one of them")
     return verdict
+
+
+def _side_by_side(answer: str, one: _Span, other: _Span) -> bool:
+    """Whether no word stands between two objects, so that the later does not take the earlier back."""
+    return _BETWEEN.fullmatch(answer, one.end, other.start) is not None
 
 
 def error_line(error: ValidationError) -> str:

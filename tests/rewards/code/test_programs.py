@@ -300,18 +300,18 @@ def hold(mib):
 """
 SPREAD = (
     HOLD
-    + "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        data = hold(150); time.sleep(2); os._exit(0)\n"
+    + "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        data = hold(150); time.sleep(8); os._exit(0)\n"
 )
 MEMORY = {
     "six processes": ("python", SPREAD + "for _ in range(6): os.wait()\nprint(1)"),
-    "processes that nobody waits for": ("python", SPREAD + "time.sleep(1.5)\nprint(1)"),
+    "processes that nobody waits for": ("python", SPREAD + "time.sleep(5)\nprint(1)"),
     "in sessions of their own": (
         "python",
-        SPREAD.replace("data = hold", "os.setsid(); data = hold") + "time.sleep(1.5)\nprint(1)",
+        SPREAD.replace("data = hold", "os.setsid(); data = hold") + "time.sleep(5)\nprint(1)",
     ),
     "a double fork": (
         "python",
-        SPREAD.replace("data = hold", "os.fork() and os._exit(0); data = hold") + "time.sleep(1.5)\nprint(1)",
+        SPREAD.replace("data = hold", "os.fork() and os._exit(0); data = hold") + "time.sleep(5)\nprint(1)",
     ),
     "temporary files": (
         "python",
@@ -331,13 +331,13 @@ MEMORY = {
     "shared anonymous memory": (
         "python",
         "import mmap, os, time\nfor _ in range(4):\n    if os.fork() == 0:\n        m = mmap.mmap(-1, 100 << 20)\n"
-        "        for i in range(0, len(m), 4096): m[i] = 1\n        time.sleep(2); os._exit(0)\ntime.sleep(1.5)\nprint(1)",
+        "        for i in range(0, len(m), 4096): m[i] = 1\n        time.sleep(8); os._exit(0)\ntime.sleep(5)\nprint(1)",
     ),
     "shared memory that left the process": (
         "python",
         "import mmap, os, time\nfor _ in range(4):\n    if os.fork() == 0:\n        m = mmap.mmap(-1, 100 << 20)\n"
         "        for i in range(0, len(m), 4096): m[i] = 1\n        m.madvise(mmap.MADV_DONTNEED)\n"
-        "        time.sleep(2); os._exit(0)\ntime.sleep(1.5)\nprint(1)",
+        "        time.sleep(8); os._exit(0)\ntime.sleep(5)\nprint(1)",
     ),
     "memory files": (
         "python",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evolpo import InputError
+from evolpo.rewards.code import sandbox
 from evolpo.rewards.code.sandbox import Limits, SandboxError, SandboxMissing, check_sandbox, run_sandboxed
 
 PYTHON = Path(sys.executable).resolve()
@@ -66,6 +67,19 @@ def test_what_is_inside():
     assert "[] /tmp" in shown
     for hidden in ("etc", "home", "work", "var", "sys"):
         assert f"'{hidden}'" not in shown.replace(f"'{PREFIX.parts[1]}'", "")
+
+
+def test_proc_can_be_left_out():
+    code = "import os; print(os.path.exists('/proc/self'))"
+    assert python(code).stdout == b"True\n"
+    assert python(code, proc=False).stdout == b"False\n"
+    hog = "import os\nfor _ in range(3): os.fork()\nwhile True: pass"  # Is looked at from outside.
+    assert python(hog, proc=False, limits=Limits(cpu_s=1)).kind == "timeout"
+
+
+def test_a_machine_that_forbids_proc(monkeypatch):
+    monkeypatch.setattr(sandbox, "_proc_can_be_mounted", lambda bwrap: False)
+    assert python("import os; print(os.path.exists('/proc/self'))").stdout == b"False\n"
 
 
 def test_environment_and_descriptors_stay_outside(monkeypatch, tmp_path):
