@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +16,14 @@ import numpy as np
 from evolpo import InputError
 from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
-from evolpo.rewards.service.workers import close_shared_pool, describe
+from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack import RewardError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SAMPLES_IN_CALL = 16
-CALLS_AT_ONCE = 4
+SAMPLES_IN_CALL = 64
 PROGRESS_AFTER_S = 2.0
 BINS = 10
 KINDS = {dict: "an object", int: "a whole number", bool: "true or false"}
@@ -43,6 +43,8 @@ class ScoreConfig:
     """Keyword arguments of the reward."""
     timeout_s: float = 10.0
     """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
+    retries: int = 0
+    """How many more times a line is tried after an error or a timeout; training has `rewards.service.retries`."""
     output: str = ""
     """JSONL to write: per line value, status, error, metrics and seconds; empty for none."""
 
@@ -54,6 +56,8 @@ class ScoreConfig:
             raise InputError("file: is empty; give a JSONL file, e.g. evolpo score math samples.jsonl")
         if not self.timeout_s > 0:
             raise InputError(f"timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
+        if self.retries < 0:
+            raise InputError(f"retries: {self.retries} is negative; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Scored:
 def score(config: ScoreConfig) -> Scored:
     """Score all lines, write `output` if asked to, and print table, histogram and the commonest errors.
 
-    Lines of one `group` (of one prompt, if there is no such column) are judged together by a group reward. Nothing is
-    retried.
+    The reward service asks the reward, as in training. Lines of one `group` (of one prompt, if there is no such column)
+    are judged together by a group reward.
 
     Raises:
         InputError: no such reward, or the file is missing or malformed.
@@ -86,10 +90,12 @@ def score(config: ScoreConfig) -> Scored:
     reward = load_reward(config.use, "use", config.options, config.timeout_s)
     samples, groups = read_samples(Path(config.file))
     started = time.perf_counter()
+    # Every line is worked out, equal ones too: the seconds are those of the reward.
+    service = RewardService(ServiceConfig(retries=config.retries, cache_mb=0))
     try:
-        scores = asyncio.run(_score_all(reward, samples, groups))
+        scores = _score_all(service, reward, samples, groups)
     finally:
-        close_shared_pool()
+        service.close(drain=False)
     scored = Scored(reward.name, scores, time.perf_counter() - started)
     if config.output:
         _write(Path(config.output), scores)
@@ -155,26 +161,23 @@ def _sample(row: dict[str, Any]) -> Sample:
     )
 
 
-async def _score_all(reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:
-    """All scores; a few calls run at once, so that one slow response holds up only its own call."""
+def _score_all(service: RewardService, reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:
     from rich.console import Console
     from rich.progress import Progress
 
     scores: dict[int, Score] = {}
-    slots = asyncio.Semaphore(CALLS_AT_ONCE)
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(reward.name, total=len(samples), visible=False)
         started = time.perf_counter()
-
-        async def call(indices: Sequence[int]) -> None:
-            async with slots:
-                answers = await _judged(reward, [samples[index] for index in indices])
-            scores.update(zip(indices, answers, strict=True))
+        asked: dict[Future[list[Score]], list[int]] = {
+            service.run(service.score(reward, [samples[index] for index in call])): call
+            for call in _calls(reward, groups)
+        }
+        for future in as_completed(asked):
+            scores.update(zip(asked[future], future.result(), strict=True))
             slow = time.perf_counter() - started > PROGRESS_AFTER_S
             progress.update(task, completed=len(scores), visible=slow)
-
-        await asyncio.gather(*(call(indices) for indices in _calls(reward, groups)))
     return [scores[index] for index in range(len(samples))]
 
 
@@ -187,16 +190,6 @@ def _calls(reward: Reward, groups: Sequence[str]) -> list[list[int]]:
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     return list(members.values())
-
-
-async def _judged(reward: Reward, samples: list[Sample]) -> list[Score]:
-    try:
-        scores = await reward.score(samples)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
-        return [Score.infra_error(describe(error))] * len(samples)
-    if len(scores) != len(samples):
-        return [Score.infra_error(f"{len(samples)} samples gave {len(scores)} scores")] * len(samples)
-    return list(scores)
 
 
 def _write(path: Path, scores: Sequence[Score]) -> None:
