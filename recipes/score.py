@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, as_completed
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evolpo import InputError
-from evolpo.rewards.base import Reward, Sample, Score
+from evolpo.rewards.base import COLD_TIMEOUT_S, Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack import RewardError
+from evolpo.rewards.values import plain_numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 SAMPLES_IN_CALL = 64
 PROGRESS_AFTER_S = 2.0
 BINS = 10
-KINDS = {dict: "an object", int: "a whole number", bool: "true or false"}
-COLUMNS = ("prompt", "response", "text", "answer", "difficulty", "metadata", "group", "token_count", "truncated")
+KINDS = {dict: "an object", int: "a whole number", bool: "true or false", list: "a list of whole numbers"}
+COLUMNS = (
+    *("prompt", "response", "text", "answer", "difficulty", "metadata", "group"),
+    *("token_count", "token_ids", "truncated", "failures"),
+)
 
 
 @dataclass
@@ -38,11 +43,14 @@ class ScoreConfig:
     """Name of an installed reward, or `module:attribute`; the current directory is importable."""
     file: str = ""
     """JSONL with `prompt` and `response` (or `text`); if it has them also `answer`, `difficulty`, `metadata`,
-    `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the metadata."""
+    `token_ids`, `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the
+    metadata, but for `failures`, which the file of a run's unscored responses has."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward."""
     timeout_s: float = 10.0
     """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
+    cold_timeout_s: float = COLD_TIMEOUT_S
+    """The same for the first call in a fresh process, in which a reward may load a model."""
     retries: int = 0
     """How many more times a line is tried after an error or a timeout; training has `rewards.service.retries`."""
     output: str = ""
@@ -54,8 +62,9 @@ class ScoreConfig:
             raise InputError("use: is empty; give a reward, e.g. evolpo score math samples.jsonl")
         if not self.file:
             raise InputError("file: is empty; give a JSONL file, e.g. evolpo score math samples.jsonl")
-        if not self.timeout_s > 0:
-            raise InputError(f"timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
+        for name in ("timeout_s", "cold_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: {getattr(self, name)} is no deadline; give seconds above 0")
         if self.retries < 0:
             raise InputError(f"retries: {self.retries} is negative; give 0 or more")
 
@@ -87,7 +96,7 @@ def score(config: ScoreConfig) -> Scored:
         InputError: no such reward, or the file is missing or malformed.
         RewardError: not one line could be scored; said after the table.
     """
-    reward = load_reward(config.use, "use", config.options, config.timeout_s)
+    reward = load_reward(config.use, "use", config.options, config.timeout_s, config.cold_timeout_s)
     samples, groups = read_samples(Path(config.file))
     started = time.perf_counter()
     # Every line is worked out, equal ones too: the seconds are those of the reward.
@@ -100,8 +109,9 @@ def score(config: ScoreConfig) -> Scored:
     if config.output:
         _write(Path(config.output), scores)
     _print(report(scored))
-    if all(one.unscored for one in scores):
-        raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {scores[0].error}")
+    if not scored.values:
+        why = scores[0].error or "it has nothing to say about them"
+        raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {why}")
     return scored
 
 
@@ -112,7 +122,8 @@ def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
         InputError: no such file, no lines, or a line that is no JSON object or lacks a column.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Other line ends of Unicode may stand inside a text.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"file: {path} cannot be read: {error}") from error
     rows = [_row(line, f"file: {path} line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
@@ -141,23 +152,26 @@ def _row(line: str, where: str) -> dict[str, Any]:
         if not isinstance(row.get(column), str):
             found = ", ".join(name for name in row if row[name] is not None) or "none"
             raise InputError(f"{where}: {column!r} is missing or no text; it has {found}")
-    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool)):
-        if not isinstance(row.get(column, kind()), kind):
+    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool), ("token_ids", list)):
+        if row.get(column) is None:
+            row.pop(column, None)
+        elif not isinstance(row[column], kind) or (kind is list and not all(type(one) is int for one in row[column])):
             raise InputError(f"{where}: {column!r} is {row[column]!r}; give {KINDS[kind]} or leave it out")
     return row
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     others = {name: value for name, value in row.items() if name not in COLUMNS}
-    answer = row.get("answer")
+    token_ids = tuple(row.get("token_ids", ()))
     return Sample(
         prompt=row["prompt"],
         text=row["response"],
-        answer=answer if answer is None else str(answer),
+        answer=row.get("answer"),
         difficulty=str(row.get("difficulty") or ""),
         metadata=others | row.get("metadata", {}),
-        token_count=int(row.get("token_count") or len(row["response"].split())),
-        truncated=bool(row.get("truncated", False)),
+        token_count=row.get("token_count") or len(token_ids) or len(row["response"].split()),
+        truncated=row.get("truncated", False),
+        token_ids=token_ids,
     )
 
 
@@ -197,7 +211,12 @@ def _write(path: Path, scores: Sequence[Score]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for one in scores:
-                line = {"value": one.value, "status": one.status, "error": one.error, "metrics": dict(one.metrics)}
+                line = {
+                    "value": one.value,
+                    "status": one.status,
+                    "error": one.error,
+                    "metrics": plain_numbers(one.metrics),
+                }
                 file.write(json.dumps(line | {"elapsed_s": one.elapsed_s}, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"output: {path} cannot be written: {error}") from error

@@ -7,10 +7,20 @@ import os
 import re
 import sys
 import time
+from fractions import Fraction
+
+import numpy as np
 
 from evolpo.rewards import Sample, Score, group_reward, sample_reward
 
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "reasoning_gym", "math_verify", "sympy")
+
+
+class UnspeakableError(Exception):
+    """Cannot be shown, and cannot be pickled."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
 
 
 def misbehave(sample: Sample):
@@ -28,6 +38,12 @@ def misbehave(sample: Sample):
         ctypes.string_at(0)
     if text == "raise":
         raise KeyError("no such thing")
+    if text == "interrupt":
+        raise KeyboardInterrupt
+    if text == "generator exit":
+        raise GeneratorExit
+    if text == "cannot be shown":
+        raise UnspeakableError(lambda: None)
     if text.startswith("sleep "):
         time.sleep(float(text.removeprefix("sleep ")))
         return 1.0
@@ -36,7 +52,10 @@ def misbehave(sample: Sample):
         "inf": float("inf"),
         "none": None,
         "str": "1.0",
+        "dict": {"score": 1.0},
+        "numpy metric": Score(1.0, metrics={"length": np.float32(1.0), "half": Fraction(1, 2), "text": "x"}),
         "lambda": lambda: 1.0,
+        "lambda in artifacts": Score(1.0, artifacts={"function": lambda: 1.0}),
         "true": True,
         "fail": Score.model_fail("not even text"),
         "heavy": float(any(name in sys.modules for name in HEAVY)),
