@@ -113,7 +113,7 @@ def test_installed_reward_with_options_from_all_columns(folder: Path) -> None:
 
 
 def test_lines_as_they_are(folder: Path) -> None:
-    """Answers keep their type; line ends of Unicode inside a text are none; token ids and a byte order mark are read."""
+    """Answers keep their type; line ends of Unicode inside a text are none; token ids are read."""
     lines: list[dict[str, object]] = [
         {"prompt": "p", "response": "one\u2028two\x85three", "answer": ["a", 1], "token_ids": [5, 6]},
         {"prompt": "p", "response": "r", "answer": 2, "truncated": None, "failures": [{"component": "c"}]},

@@ -9,7 +9,16 @@ from omegaconf import OmegaConf
 from evolpo import InputError
 from evolpo.rewards import RewardError, RewardsConfig, RewardSpec, RewardStack
 from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.workers import hold_pool, release_pool
 from evolpo.rl.data import Group, Prompt, Response
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_workers():
+    """Every stack of this file finds the workers of the one before."""
+    hold_pool()
+    yield
+    release_pool()
 
 
 def group_of(*texts, name="p"):
