@@ -257,11 +257,11 @@ class FunctionReward(Generic[P, R]):
     async def _run_coroutine(self, argument: Any, timeout_s: float, slots: asyncio.Semaphore) -> Outcome:
         function: Callable[..., Any] = self.function
         async with slots:
-            return await finished_within(lambda: function(argument, **self.options), timeout_s)
+            return await finished_within(lambda: function(argument, **self.options), timeout_s, self.name)
 
 
-async def finished_within(start: Callable[[], Any], timeout_s: float) -> Outcome:
-    """What becomes of a coroutine in this event loop. After its deadline nobody waits for it, whatever it does."""
+async def finished_within(start: Callable[[], Any], timeout_s: float, name: str) -> Outcome:
+    """What becomes of a reward's coroutine in this event loop. After its deadline nobody waits for it."""
 
     async def guarded() -> Outcome:
         started = time.perf_counter()
@@ -271,7 +271,7 @@ async def finished_within(start: Callable[[], Any], timeout_s: float) -> Outcome
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; it becomes a status
             return Outcome("raised", error=describe(error), elapsed_s=time.perf_counter() - started)
 
-    task = asyncio.create_task(guarded())
+    task = asyncio.create_task(guarded(), name=name)
     _running.add(task)
     task.add_done_callback(_running.discard)
     try:

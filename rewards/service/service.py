@@ -15,11 +15,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import random
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from evolpo import InputError
@@ -28,6 +30,7 @@ from evolpo.rewards.service.cache import ScoreCache
 from evolpo.rewards.service.config import ResourceConfig, ServiceConfig
 from evolpo.rewards.service.stats import RewardStats, StatsRecorder
 from evolpo.rewards.service.workers import describe, hold_pool, release_pool
+from evolpo.rewards.unscored import RewardError
 from evolpo.rewards.values import score_of
 
 T = TypeVar("T")
@@ -35,6 +38,10 @@ T = TypeVar("T")
 CLOSED = "the reward service was closed before the score was there"
 GRACE_S = 0.5
 """Seconds after which a loop that a plugin blocks is left behind; its thread ends with the program."""
+BEAT_S = 0.5
+"""Pause between two signs of life of the event loop."""
+BLOCKED_S = 10.0
+"""Seconds after which a reward that blocks the event loop is named on stderr."""
 PIECE = 64
 """Samples in one request to a plain function."""
 
@@ -79,8 +86,12 @@ class RewardService:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._stop = asyncio.Event()
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="reward-service", daemon=True)
         self._thread.start()
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="reward-watch", daemon=True)
+        self._watcher.start()
 
     def submit(self, reward: Reward, samples: Sequence[Sample]) -> Future[list[Score]]:
         """Ask for one call of a reward: one sample of a sample reward, the responses to one prompt of a group reward.
@@ -153,6 +164,7 @@ class RewardService:
         if self._closed:
             return
         self._closed = True
+        self._ended.set()
         with contextlib.suppress(RuntimeError):  # The loop may end by itself in between.
             if not drain:
                 self._loop.call_soon_threadsafe(self._cancel)
@@ -163,10 +175,42 @@ class RewardService:
         if not self._keep_workers:
             release_pool()  # Without `drain`, what runs in them ends now.
         self._thread.join(GRACE_S)
+        self._watcher.join()
 
     def _serve(self) -> None:
         with self._runner:
-            self._runner.run(self._stop.wait())
+            self._runner.run(self._alive())
+
+    async def _alive(self) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        while not stopped.done():
+            self._beat = time.monotonic()
+            await asyncio.wait({stopped}, timeout=BEAT_S)
+
+    def _watch(self) -> None:
+        """Say which reward blocks the event loop, and give up on it at the deadline: it cannot be stopped."""
+        told = False
+        while not self._ended.wait(BEAT_S):
+            blocked_s = time.monotonic() - self._beat - BEAT_S
+            if blocked_s < min(BLOCKED_S, self._config.timeout_s):
+                told = False
+                continue
+            error = f"{self._running_place()} has blocked the event loop of the rewards for {blocked_s:.0f} s"
+            if not told:
+                sys.stderr.write(f"evolpo: {error}; nothing else is judged meanwhile\n")
+                told = True
+            if blocked_s >= self._config.timeout_s:
+                for future in list(self._asked):
+                    with contextlib.suppress(Exception):  # It may have been answered in between.
+                        future.set_exception(RewardError(f"{error}; use await, or a decorated function"))
+                return
+
+    def _running_place(self) -> str:
+        """The reward that the event loop's thread is in, and where."""
+        task = asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        place = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
+        return f"{task.get_name() if task else 'a reward'}{place}"
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -322,7 +366,7 @@ class RewardService:
             except Exception as error:  # noqa: BLE001 - options that cannot be pickled, above all
                 return [Score.infra_error(describe(error))] * len(samples)
         timeout_s: float = getattr(reward, "timeout_s", None) or self._config.timeout_s
-        outcome = await finished_within(lambda: reward.score(samples), timeout_s)
+        outcome = await finished_within(lambda: reward.score(samples), timeout_s, reward.name)
         elapsed_s = outcome.elapsed_s / max(len(samples), 1)
         if outcome.kind == "timeout":
             text = f"{outcome.error} from {reward.name}"
