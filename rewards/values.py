@@ -17,7 +17,7 @@ class Score:
     value: float | None
     """Finite for `ok`, 0 for `model_fail`, None for every other status."""
     status: Status = "ok"
-    """`ok`; `model_fail`: the response is bad; `infra_error`, `timeout`: our fault; `skipped`: a gate was closed."""
+    """`ok`; `model_fail`: the response is bad; `infra_error`, `timeout`: our fault; `skipped`: not judged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers to log beside the value; the stack logs their means."""
     artifacts: Mapping[str, Any] = field(default_factory=dict)
