@@ -50,6 +50,8 @@ COLD_FACTOR = 3.0
 SILENCE_S = 5.0
 """Seconds past all deadlines without a sign of life after which an event loop counts as blocked."""
 CLOSED = "the workers were closed before the result was there"
+MAX_SWEEPS = 20
+"""Most looks for processes that a worker has left behind; the last one finds none."""
 MARK = "EVOLPO_REWARD_WORKER"
 """Environment variable by which the processes that a worker started are found, wherever they went."""
 _PROGRESS = struct.Struct("=qd")
@@ -141,12 +143,25 @@ class _Process:
 def sweep(marks: set[str]) -> None:
     """End all processes that were started by workers with these marks, wherever they have gone."""
     wanted = [f"{MARK}={mark}".encode() for mark in marks]
-    for folder in Path("/proc").iterdir() if marks else []:
+    for _ in range(MAX_SWEEPS if marks else 0):
+        found = _processes_with(wanted)
+        for process in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(0.01)  # One that starts a program at this moment shows no environment.
+
+
+def _processes_with(wanted: Sequence[bytes]) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             process = int(folder.name)
             environment = (folder / "environ").read_bytes()
             if any(one in environment for one in wanted):
-                os.kill(process, signal.SIGKILL)
+                found.append(process)
+    return found
 
 
 class _ColdStarts:
