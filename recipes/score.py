@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evolpo import InputError
-from evolpo.rewards.base import Reward, Sample, Score
+from evolpo.rewards.base import COLD_TIMEOUT_S, Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
-from evolpo.rewards.service.workers import close_shared_pool, describe
+from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack import RewardError
+from evolpo.rewards.values import plain_numbers
 from evolpo.rollout.data.files import read_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SAMPLES_IN_CALL = 16
-CALLS_AT_ONCE = 4
+SAMPLES_IN_CALL = 64
 PROGRESS_AFTER_S = 2.0
 BINS = 10
-KINDS = {dict: "an object", int: "a whole number", bool: "true or false"}
-COLUMNS = ("prompt", "response", "text", "answer", "difficulty", "metadata", "group", "token_count", "truncated")
+KINDS = {dict: "an object", int: "a whole number", bool: "true or false", list: "a list of whole numbers"}
+COLUMNS = (
+    *("prompt", "response", "text", "answer", "difficulty", "metadata", "group"),
+    *("token_count", "token_ids", "truncated", "failures"),
+)
 
 
 @dataclass
@@ -39,11 +44,16 @@ class ScoreConfig:
     """Name of an installed reward, or `module:attribute`; the current directory is importable."""
     file: str = ""
     """JSONL with `prompt` and `response` (or `text`); if it has them also `answer`, `difficulty`, `metadata`,
-    `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the metadata."""
+    `token_ids`, `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the
+    metadata, but for `failures`, which the file of a run's unscored responses has."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward."""
     timeout_s: float = 10.0
     """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
+    cold_timeout_s: float = COLD_TIMEOUT_S
+    """The same for the first call in a fresh process, in which a reward may load a model."""
+    retries: int = 0
+    """How many more times a line is tried after an error or a timeout; training has `rewards.service.retries`."""
     output: str = ""
     """JSONL to write: per line value, status, error, metrics and seconds; empty for none."""
 
@@ -53,8 +63,11 @@ class ScoreConfig:
             raise InputError("use: is empty; give a reward, e.g. evolpo score math samples.jsonl")
         if not self.file:
             raise InputError("file: is empty; give a JSONL file, e.g. evolpo score math samples.jsonl")
-        if not self.timeout_s > 0:
-            raise InputError(f"timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
+        for name in ("timeout_s", "cold_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name}: {getattr(self, name)} is no deadline; give seconds above 0")
+        if self.retries < 0:
+            raise InputError(f"retries: {self.retries} is negative; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -77,26 +90,29 @@ class Scored:
 def score(config: ScoreConfig) -> Scored:
     """Score all lines, write `output` if asked to, and print table, histogram and the commonest errors.
 
-    Lines of one `group` (of one prompt, if there is no such column) are judged together by a group reward. Nothing is
-    retried.
+    The reward service asks the reward, as in training. Lines of one `group` (of one prompt, if there is no such column)
+    are judged together by a group reward.
 
     Raises:
         InputError: no such reward, or the file is missing or malformed.
         RewardError: not one line could be scored; said after the table.
     """
-    reward = load_reward(config.use, "use", config.options, config.timeout_s)
+    reward = load_reward(config.use, "use", config.options, config.timeout_s, config.cold_timeout_s)
     samples, groups = read_samples(Path(config.file))
     started = time.perf_counter()
+    # Every line is worked out, equal ones too: the seconds are those of the reward.
+    service = RewardService(ServiceConfig(retries=config.retries, cache_mb=0))
     try:
-        scores = asyncio.run(_score_all(reward, samples, groups))
+        scores = _score_all(service, reward, samples, groups)
     finally:
-        close_shared_pool()
+        service.close(drain=False)
     scored = Scored(reward.name, scores, time.perf_counter() - started)
     if config.output:
         _write(Path(config.output), scores)
     _print(report(scored))
-    if all(one.unscored for one in scores):
-        raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {scores[0].error}")
+    if not scored.values:
+        why = scores[0].error or "it has nothing to say about them"
+        raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {why}")
     return scored
 
 
@@ -126,45 +142,46 @@ def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(row.get(column), str):
             found = ", ".join(name for name in row if row[name] is not None) or "none"
             raise InputError(f"{where}: {column!r} is missing or no text; it has {found}")
-    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool)):
-        if not isinstance(row.get(column, kind()), kind):
+    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool), ("token_ids", list)):
+        if row.get(column) is None:
+            row.pop(column, None)
+        elif not isinstance(row[column], kind) or (kind is list and not all(type(one) is int for one in row[column])):
             raise InputError(f"{where}: {column!r} is {row[column]!r}; give {KINDS[kind]} or leave it out")
     return row
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     others = {name: value for name, value in row.items() if name not in COLUMNS}
+    token_ids = tuple(row.get("token_ids", ()))
     return Sample(
         prompt=row["prompt"],
         text=row["response"],
         answer=row.get("answer"),
         difficulty=str(row.get("difficulty") or ""),
         metadata=others | row.get("metadata", {}),
-        token_count=int(row.get("token_count") or len(row["response"].split())),
-        truncated=bool(row.get("truncated", False)),
+        token_count=row.get("token_count") or len(token_ids) or len(row["response"].split()),
+        truncated=row.get("truncated", False),
+        token_ids=token_ids,
     )
 
 
-async def _score_all(reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:
-    """All scores; a few calls run at once, so that one slow response holds up only its own call."""
+def _score_all(service: RewardService, reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:
     from rich.console import Console
     from rich.progress import Progress
 
     scores: dict[int, Score] = {}
-    slots = asyncio.Semaphore(CALLS_AT_ONCE)
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(reward.name, total=len(samples), visible=False)
         started = time.perf_counter()
-
-        async def call(indices: Sequence[int]) -> None:
-            async with slots:
-                answers = await _judged(reward, [samples[index] for index in indices])
-            scores.update(zip(indices, answers, strict=True))
+        asked: dict[Future[list[Score]], list[int]] = {
+            service.run(service.score(reward, [samples[index] for index in call])): call
+            for call in _calls(reward, groups)
+        }
+        for future in as_completed(asked):
+            scores.update(zip(asked[future], future.result(), strict=True))
             slow = time.perf_counter() - started > PROGRESS_AFTER_S
             progress.update(task, completed=len(scores), visible=slow)
-
-        await asyncio.gather(*(call(indices) for indices in _calls(reward, groups)))
     return [scores[index] for index in range(len(samples))]
 
 
@@ -179,22 +196,17 @@ def _calls(reward: Reward, groups: Sequence[str]) -> list[list[int]]:
     return list(members.values())
 
 
-async def _judged(reward: Reward, samples: list[Sample]) -> list[Score]:
-    try:
-        scores = await reward.score(samples)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
-        return [Score.infra_error(describe(error))] * len(samples)
-    if len(scores) != len(samples):
-        return [Score.infra_error(f"{len(samples)} samples gave {len(scores)} scores")] * len(samples)
-    return list(scores)
-
-
 def _write(path: Path, scores: Sequence[Score]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             for one in scores:
-                line = {"value": one.value, "status": one.status, "error": one.error, "metrics": dict(one.metrics)}
+                line = {
+                    "value": one.value,
+                    "status": one.status,
+                    "error": one.error,
+                    "metrics": plain_numbers(one.metrics),
+                }
                 file.write(json.dumps(line | {"elapsed_s": one.elapsed_s}, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"output: {path} cannot be written: {error}") from error

@@ -6,33 +6,41 @@ import asyncio
 import functools
 import inspect
 import math
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import (
-    Any,
-    Concatenate,
-    Generic,
-    Literal,
-    ParamSpec,
-    Protocol,
-    SupportsFloat,
-    TypeVar,
-    get_args,
-    overload,
-    runtime_checkable,
-)
+from dataclasses import dataclass, replace
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
-from evolpo.rewards.service.workers import Outcome, Target, describe, shared_pool
+from evolpo.rewards.options import fitting_options
+from evolpo.rewards.service.threads import call_in_thread
+from evolpo.rewards.service.workers import Outcome, Target, describe, shared_pool, worker_count
+from evolpo.rewards.values import Score, Status, group_results, score_of
 from evolpo.rl.data import Answer, Prompt, Response
 
-Status = Literal["ok", "model_fail", "infra_error", "timeout", "skipped"]
+__all__ = [
+    "FunctionReward",
+    "Reward",
+    "Sample",
+    "Scope",
+    "Score",
+    "Status",
+    "group_reward",
+    "sample_reward",
+]
+
 Scope = Literal["sample", "group"]
 
 DEFAULT_TIMEOUT_S = 10.0
 """Seconds a function may take where neither the decorator nor the stack says otherwise."""
+COLD_TIMEOUT_S = 30.0
+"""Seconds that the first call in a fresh process may take where nothing says otherwise."""
 MAX_CONCURRENT = 64
 """Coroutines of one reward that run at the same time; the clock of the others has not started."""
+PIECE_S = 0.1
+"""Calls of a plain function are handed to workers in pieces of about this many seconds."""
+FIRST_PIECE = 4
+"""Calls in a piece while nobody knows how long one takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class Sample:
     """Length of the response in tokens, the end-of-sequence token included."""
     truncated: bool
     """Whether the response was cut off at the token budget."""
+    token_ids: tuple[int, ...] = ()
+    """The response as sampled; empty if only its text is known."""
 
     @classmethod
     def of(cls, prompt: Prompt, response: Response) -> Sample:
@@ -65,53 +75,8 @@ class Sample:
             metadata=prompt.metadata,
             token_count=len(response.token_ids),
             truncated=response.truncated,
+            token_ids=tuple(response.token_ids),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a reward says about one response. Raises ValueError if value and status contradict each other."""
-
-    value: float | None
-    """Finite for `ok`, 0 for `model_fail`, None for every other status."""
-    status: Status = "ok"
-    """`ok`; `model_fail`: the response is bad; `infra_error`, `timeout`: our fault; `skipped`: a gate was closed."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Numbers to log beside the value; the stack logs their means."""
-    artifacts: Mapping[str, Any] = field(default_factory=dict)
-    """Anything worth keeping for a person to look at; `error` is the reason for a status that is not `ok`."""
-    elapsed_s: float = 0.0
-    """Seconds the reward worked on this response, waiting in queues left out."""
-
-    def __post_init__(self) -> None:
-        if self.status not in get_args(Status):
-            raise ValueError(f"Score.status {self.status!r} is none of {', '.join(get_args(Status))}")
-        if self.status == "ok" and (self.value is None or not math.isfinite(self.value)):
-            raise ValueError(f"Score.value {self.value} with status ok: give a finite number")
-        if self.status == "model_fail" and self.value != 0.0:
-            raise ValueError(f"Score.value {self.value} with status model_fail: give 0.0")
-        if self.status in ("infra_error", "timeout", "skipped") and self.value is not None:
-            raise ValueError(f"Score.value {self.value} with status {self.status}: give None")
-
-    @property
-    def unscored(self) -> bool:
-        """Whether the response got no score through our own fault."""
-        return self.status in ("infra_error", "timeout")
-
-    @property
-    def error(self) -> str:
-        """Why the status is not `ok`, empty if nothing was said."""
-        return str(self.artifacts.get("error", ""))
-
-    @classmethod
-    def model_fail(cls, reason: str) -> Score:
-        """The response is bad in a way that leaves nothing to judge: value 0, and why."""
-        return cls(0.0, "model_fail", artifacts={"error": reason})
-
-    @classmethod
-    def infra_error(cls, error: str, elapsed_s: float = 0.0) -> Score:
-        """The reward itself went wrong: no value, and why."""
-        return cls(None, "infra_error", artifacts={"error": error}, elapsed_s=elapsed_s)
 
 
 @runtime_checkable
@@ -138,14 +103,18 @@ class Reward(Protocol):
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SampleResult = TypeVar("SampleResult", bound=float | Score | Coroutine[Any, Any, float | Score])
-GroupResult = TypeVar(
-    "GroupResult", bound=Sequence[float | Score] | Coroutine[Any, Any, Sequence[float] | Sequence[Score]]
-)
+SampleResult = TypeVar("SampleResult", bound=float | Score | Coroutine[Any, Any, float | Score | None] | None)
+GroupResult = TypeVar("GroupResult", bound=Sequence[Any] | Coroutine[Any, Any, Sequence[Any]])
 
 
 class FunctionReward(Generic[P, R]):
-    """A function as a `Reward`; called like a function, it is still the plain function."""
+    """A function as a `Reward`; called like a function, it is still the plain function.
+
+    Where it runs is the same for everybody who asks. A function that another process can import runs in a worker
+    process, in its main thread; a coroutine beside the other calls of the same coroutine, in an event loop of their
+    own. What only this process has (closures, notebooks, `__main__`) runs here: functions in a thread, coroutines in
+    the event loop of the caller.
+    """
 
     def __init__(
         self,
@@ -153,124 +122,215 @@ class FunctionReward(Generic[P, R]):
         scope: Scope,
         *,
         timeout_s: float | None = None,
-        isolate: bool = False,
+        cold_timeout_s: float | None = None,
+        isolate: bool | None = None,
         preload: Sequence[str] = (),
         resource: str | None = None,
         options: Mapping[str, Any] | None = None,
+        home: str = "",
     ) -> None:
+        if not callable(function):
+            raise TypeError(f"a {type(function).__name__} is no function that could be a reward")
         functools.update_wrapper(self, function)
         self.function = function
-        self.name = function.__name__
+        self.name = _name(function)
         self.scope: Scope = scope
         self.timeout_s = timeout_s
+        self.cold_timeout_s = cold_timeout_s
         self.isolate = isolate
         self.preload = tuple(preload)
         self.resource = resource
         self.options = dict(options or {})
+        self.home = home
+        """Module that made the reward."""
+        self.origin: FunctionReward[P, R] = self
+        """The reward that this one is a configured copy of."""
+        self._call_s: float | None = None
+        """Seconds of a call lately."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function."""
         return self.function(*args, **kwargs)
 
-    def configured(self, timeout_s: float, options: Mapping[str, Any]) -> FunctionReward[P, R]:
-        """A copy with keyword arguments for the function and with a deadline, unless the decorator gave one.
+    @property
+    def coroutine(self) -> bool:
+        """Whether the function is one of coroutines."""
+        return is_coroutine_function(self.function)
+
+    @functools.cached_property
+    def target(self) -> Target | None:
+        """The function as a worker finds it; None if it runs in this process.
+
+        Raises ValueError if `isolate` is set and no other process could import it.
+        """
+        if self.isolate is False:
+            return None
+        try:
+            return Target.of(self.function, self.preload, self.origin)
+        except ValueError as error:
+            if self.isolate:
+                raise ValueError(f"isolate=True cannot run {error}") from error
+            return None
+
+    def configured(
+        self, timeout_s: float, options: Mapping[str, Any], cold_timeout_s: float = COLD_TIMEOUT_S
+    ) -> FunctionReward[P, R]:
+        """A copy with keyword arguments for the function and with deadlines, unless the decorator gave them.
 
         Raises ValueError if the function does not take these arguments, or cannot be isolated as it asks.
         """
-        try:
-            inspect.signature(self.function).bind(None, **options)
-        except TypeError as error:
-            raise ValueError(f"the function {self.name} does not take these options: {error}") from error
-        if self.isolate:
-            Target.of(self.function)
-        return FunctionReward(
+        taken = fitting_options(self.function, options, self.name, first=1)
+        copy = type(self)(
             self.function,
             self.scope,
             timeout_s=self.timeout_s or timeout_s,
+            cold_timeout_s=self.cold_timeout_s or cold_timeout_s,
             isolate=self.isolate,
             preload=self.preload,
             resource=self.resource,
-            options={**self.options, **options},
+            options={**self.options, **taken},
+            home=self.home,
         )
+        copy.origin = self.origin
+        copy.target  # noqa: B018 - raises what is to be raised
+        return copy
 
     async def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Judge the samples. No exception, wrong result or hang of the function ever becomes a value.
 
-        Coroutines and isolated functions end at their deadline; a plain function is called directly and is trusted
-        to return. Raises ValueError if an isolated function cannot be imported by another process.
+        Raises ValueError if an isolated function cannot be imported by another process.
         """
         if not samples:
             return []
         if self.scope == "group":
             [outcome] = await self._outcomes([list(samples)])
-            return _group_scores(outcome, len(samples))
-        return [_sample_score(outcome) for outcome in await self._outcomes(samples)]
+            return _group_scores(outcome, len(samples), self.name)
+        return [_score_of(outcome, self.name) for outcome in await self._outcomes(samples)]
 
     async def _outcomes(self, arguments: Sequence[Any]) -> list[Outcome]:
         timeout_s = self.timeout_s or DEFAULT_TIMEOUT_S
-        if self.isolate:
-            target, pool = Target.of(self.function, self.preload), shared_pool()
-            futures = [pool.submit(target, (argument,), self.options, timeout_s) for argument in arguments]
-            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-        if inspect.iscoroutinefunction(self.function):
+        if self.target is not None:
+            cold_timeout_s = max(timeout_s, self.cold_timeout_s or COLD_TIMEOUT_S)
+            if self.coroutine:
+                return await self._coroutine_outcomes(self.target, arguments, timeout_s, cold_timeout_s)
+            return await self._worker_outcomes(self.target, arguments, timeout_s, cold_timeout_s)
+        if self.coroutine:
             slots = asyncio.Semaphore(MAX_CONCURRENT)
             return list(await asyncio.gather(*(self._run_coroutine(one, timeout_s, slots) for one in arguments)))
-        outcomes = []
-        for argument in arguments:
-            outcomes.append(self._run_plain(argument))
-            await asyncio.sleep(0)  # Or coroutines of other rewards would miss their deadlines behind this loop.
+        return await call_in_thread(self.function, arguments, self.options, timeout_s)
+
+    async def _worker_outcomes(
+        self, target: Target, arguments: Sequence[Any], timeout_s: float, cold_timeout_s: float
+    ) -> list[Outcome]:
+        size = FIRST_PIECE if self._call_s is None else max(1, int(PIECE_S / max(self._call_s, 1e-6)))
+        size = min(size, math.ceil(len(arguments) / worker_count()))
+        futures = [
+            shared_pool().submit(
+                target,
+                arguments[start : start + size],
+                self.options,
+                timeout_s,
+                scope=self.scope,
+                cold_timeout_s=cold_timeout_s,
+            )
+            for start in range(0, len(arguments), size)
+        ]
+        pieces = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        outcomes = [outcome for piece in pieces for outcome in piece]
+        self._call_s = sum(outcome.elapsed_s for outcome in outcomes) / len(outcomes)
         return outcomes
+
+    async def _coroutine_outcomes(
+        self, target: Target, arguments: Sequence[Any], timeout_s: float, cold_timeout_s: float
+    ) -> list[Outcome]:
+        slots = asyncio.Semaphore(MAX_CONCURRENT)
+
+        async def outcome(argument: Any) -> Outcome:
+            async with slots:
+                future = shared_pool().submit_coroutine(
+                    target, argument, self.options, timeout_s, scope=self.scope, cold_timeout_s=cold_timeout_s
+                )
+                return await asyncio.wrap_future(future)
+
+        return list(await asyncio.gather(*map(outcome, arguments)))
 
     async def _run_coroutine(self, argument: Any, timeout_s: float, slots: asyncio.Semaphore) -> Outcome:
         function: Callable[..., Any] = self.function
         async with slots:
-            started = time.perf_counter()
-            try:
-                async with asyncio.timeout(timeout_s) as deadline:
-                    value = await function(argument, **self.options)
-                return Outcome("returned", value, elapsed_s=time.perf_counter() - started)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
-                elapsed_s = time.perf_counter() - started
-                if deadline.expired():
-                    return Outcome("timeout", error=f"no result within {timeout_s:g} s", elapsed_s=elapsed_s)
-                return Outcome("raised", error=describe(error), elapsed_s=elapsed_s)
+            return await finished_within(lambda: function(argument, **self.options), timeout_s, self.name)
 
-    def _run_plain(self, argument: Any) -> Outcome:
-        function: Callable[..., Any] = self.function
+
+async def finished_within(start: Callable[[], Any], timeout_s: float, name: str) -> Outcome:
+    """What becomes of a reward's coroutine in this event loop. After its deadline nobody waits for it."""
+
+    async def guarded() -> Outcome:
         started = time.perf_counter()
         try:
-            value = function(argument, **self.options)
+            value = await start()
             return Outcome("returned", value, elapsed_s=time.perf_counter() - started)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it becomes infra_error
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; it becomes a status
             return Outcome("raised", error=describe(error), elapsed_s=time.perf_counter() - started)
 
+    task = asyncio.create_task(guarded(), name=name)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if task.done() and not task.cancelled() and task.result().elapsed_s <= timeout_s:
+        return task.result()
+    task.cancel()
+    return Outcome("timeout", error=f"no result within {timeout_s:g} s", elapsed_s=timeout_s)
 
-def _sample_score(outcome: Outcome) -> Score:
-    """The score of one call: a failed call, a number that is not finite or a wrong type is never a value."""
+
+_running: set[asyncio.Task[Outcome]] = set()
+"""Tasks that nobody may wait for any more; the event loop alone would forget them."""
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine: of functions, partials and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _name(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _score_of(outcome: Outcome, name: str) -> Score:
+    """The score of one call; a failed call is never a value."""
     if outcome.kind == "timeout":
-        return Score(None, "timeout", artifacts={"error": outcome.error}, elapsed_s=outcome.elapsed_s)
+        return Score(None, "timeout", artifacts={"error": f"{outcome.error} from {name}"}, elapsed_s=outcome.elapsed_s)
     if outcome.kind != "returned":
         return Score.infra_error(outcome.error, outcome.elapsed_s)
-    if isinstance(outcome.value, Score):
-        return replace(outcome.value, elapsed_s=outcome.value.elapsed_s or outcome.elapsed_s)
-    if not isinstance(outcome.value, SupportsFloat):
-        error = f"returned {type(outcome.value).__name__}: a reward returns a float, a bool or a Score"
-        return Score.infra_error(error, outcome.elapsed_s)
-    try:
-        return Score(float(outcome.value), elapsed_s=outcome.elapsed_s)
-    except (TypeError, ValueError, OverflowError) as error:
-        return Score.infra_error(f"returned {outcome.value!r}: {error}", outcome.elapsed_s)
+    score = score_of(outcome.value)
+    return replace(score, elapsed_s=score.elapsed_s or outcome.elapsed_s)
 
 
-def _group_scores(outcome: Outcome, count: int) -> list[Score]:
+def _group_scores(outcome: Outcome, count: int, name: str) -> list[Score]:
     """The scores of one call with a group: all fail together, unless it returned one result a sample."""
     elapsed_s = outcome.elapsed_s / count
     if outcome.kind != "returned":
-        return [_sample_score(replace(outcome, elapsed_s=elapsed_s))] * count
-    if not isinstance(outcome.value, list | tuple) or len(outcome.value) != count:
-        found = f"{len(outcome.value)} results" if isinstance(outcome.value, list | tuple) else repr(outcome.value)
-        return [Score.infra_error(f"returned {found}: a group of {count} needs a list of {count}", elapsed_s)] * count
-    return [_sample_score(Outcome("returned", value, elapsed_s=elapsed_s)) for value in outcome.value]
+        return [_score_of(replace(outcome, elapsed_s=elapsed_s), name)] * count
+    try:
+        scores = group_results(outcome.value)
+    except Exception as error:  # noqa: BLE001 - iterating runs the plugin's own classes
+        return [Score.infra_error(f"{name} {error}", elapsed_s)] * count
+    if len(scores) != count:
+        wrong = f"{name} returned {len(scores)} results: a group of {count} needs a list of {count}"
+        return [Score.infra_error(wrong, elapsed_s)] * count
+    return [replace(score, elapsed_s=score.elapsed_s or elapsed_s) for score in scores]
+
+
+def _caller() -> str:
+    """The module that uses a decorator of this one."""
+    frame = sys._getframe(2)
+    return str(frame.f_globals.get("__name__", ""))
 
 
 @overload
@@ -281,28 +341,32 @@ def sample_reward(
 def sample_reward(
     *,
     timeout_s: float | None = None,
-    isolate: bool = False,
+    cold_timeout_s: float | None = None,
+    isolate: bool | None = None,
     preload: Sequence[str] = (),
     resource: str | None = None,
 ) -> Callable[
     [Callable[Concatenate[Sample, P], SampleResult]], FunctionReward[Concatenate[Sample, P], SampleResult]
 ]: ...
 def sample_reward(function: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
-    """Make a reward from a function of one `Sample` that returns a float, a bool or a `Score`; async or not.
+    """Make a reward from a function of one `Sample` that returns a number, None or a `Score`; async or not.
 
-    Further keyword arguments of the function are filled from `options` of its component.
+    None means "not mine": the reward has nothing to say about this response, which is then neither 0 nor an error.
+    Partials and callable objects are functions too. Further keyword arguments are filled from its `options`.
 
     Args:
         function: the function, if the decorator is used without parentheses.
-        timeout_s: deadline of a call in seconds; None takes the stack's. A plain function that is not isolated cannot
-            be stopped, so it has none.
-        isolate: run the function in a process that is killed at the deadline: for code that may hang or crash.
-        preload: modules that an isolated function imports itself; they are loaded before its clock starts.
+        timeout_s: deadline of a call in seconds; None takes the stack's.
+        cold_timeout_s: deadline of the first call in a fresh process, which may load a model; None takes the stack's.
+        isolate: None runs the function in a worker process if it can be imported there, else in this one; True
+            refuses what cannot be imported; False keeps the function in this process.
+        preload: modules that the function imports where it uses them; workers load them before its clock starts.
         resource: name of the service's resource it competes for; None leaves that to the kind of function.
     """
+    settings["home"] = _caller()
     if function is None:
         return lambda function: FunctionReward(function, "sample", **settings)
-    return FunctionReward(function, "sample")
+    return FunctionReward(function, "sample", **settings)
 
 
 @overload
@@ -313,7 +377,8 @@ def group_reward(
 def group_reward(
     *,
     timeout_s: float | None = None,
-    isolate: bool = False,
+    cold_timeout_s: float | None = None,
+    isolate: bool | None = None,
     preload: Sequence[str] = (),
     resource: str | None = None,
 ) -> Callable[
@@ -324,6 +389,7 @@ def group_reward(function: Callable[..., Any] | None = None, /, **settings: Any)
 
     The settings are those of `sample_reward`; the deadline is that of the whole group.
     """
+    settings["home"] = _caller()
     if function is None:
         return lambda function: FunctionReward(function, "group", **settings)
-    return FunctionReward(function, "group")
+    return FunctionReward(function, "group", **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -12,19 +11,18 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from evolpo import InputError
-from evolpo.rewards.base import Reward, Sample, Score
+from evolpo.rewards.base import COLD_TIMEOUT_S, Reward, Sample, Score
 from evolpo.rewards.fit import why_unfit
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack_metrics import component_metrics, correlations
+from evolpo.rewards.unscored import Failure, RewardError, UnscoredResponses
 from evolpo.rl.data import Group, Prompt
 
-SKIPPED = Score(None, "skipped")
+__all__ = ["RewardError", "RewardSpec", "RewardStack", "RewardsConfig", "Scoring"]
 
-
-class RewardError(RuntimeError):
-    """Too many responses could not be scored for the step to be trusted."""
+CLOSED_GATE = Score(None, "skipped")
 
 
 @dataclass
@@ -49,10 +47,12 @@ class RewardsConfig:
 
     components: list[RewardSpec] = field(default_factory=list)
     """The components, in the order in which gates apply."""
-    max_unscored: float = 0.001
-    """Share of responses without a reward, through errors or timeouts, above which a step fails."""
+    max_unscored: float = 0.05
+    """Share of the last 1,000 responses without a reward above which a run ends; up to 8 of them never end it."""
     timeout_s: float = 10.0
     """Seconds a reward may work on one response (a group reward: on one group) unless it says otherwise."""
+    cold_timeout_s: float = COLD_TIMEOUT_S
+    """The same for the first call in a fresh process, in which a reward may load a model."""
     service: ServiceConfig = field(default_factory=ServiceConfig)
     """How the rewards are dispatched."""
 
@@ -67,13 +67,15 @@ class RewardsConfig:
                 raise InputError(f"{name}.weight: {spec.weight} would punish passing the gate; give 0 or more")
         if not 0 <= self.max_unscored <= 1:
             raise InputError(f"rewards.max_unscored: {self.max_unscored} is no share; give 0 to 1")
-        if not 0 < self.timeout_s < math.inf:
-            raise InputError(f"rewards.timeout_s: {self.timeout_s} is no deadline; give seconds above 0")
+        for name in ("timeout_s", "cold_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"rewards.{name}: {getattr(self, name)} is no deadline; give seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class _Component:
     name: str
+    use: str
     reward: Reward
     weight: float
     gate: bool
@@ -83,9 +85,10 @@ class _Component:
         """Whether it is a component of this task's reward."""
         return not self.tasks or task in self.tasks
 
-    def leaves_unscored(self, score: Score) -> bool:
-        """Whether this score leaves the response without a reward."""
-        return score.unscored and (self.gate or self.weight != 0)
+    @property
+    def counts(self) -> bool:
+        """Whether the reward depends on this component."""
+        return self.gate or self.weight != 0
 
 
 class Scoring:
@@ -121,17 +124,21 @@ class RewardStack:
         self._components = _load_components(config)
         # One event loop for the whole run: a plugin's HTTP client survives from step to step.
         self._service = RewardService(config.service)
+        self.unscored = UnscoredResponses(config.max_unscored)
+        """The responses without a reward; `unscored.file` is where they are written."""
         self.last_metrics: dict[str, float] = {}
         """Of the last step, by component: mean value, share unscored, seconds a response, and its own metrics."""
 
     def score(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups with `rewards` and `breakdown` set; a reward is None where a component stayed unscored.
+        """The same groups with `rewards` and `breakdown` set.
+
+        A reward is None where a component stayed unscored, and where none has anything to say.
 
         Components run at the same time, up to the next gate. A gated group reward still gets its whole group; what it
         says about responses that did not pass is dropped.
 
         Raises:
-            RewardError: more than `max_unscored` of the responses have no reward.
+            RewardError: too many of the last responses have no reward.
         """
         scoring = self.begin()
         for group in groups:
@@ -180,7 +187,10 @@ class RewardStack:
                 metrics |= {"seconds_queued_p50": waits.queue_wait_p50_s, "seconds_queued_p99": waits.queue_wait_p99_s}
             self.last_metrics |= {f"reward/{component.name}/{key}": value for key, value in metrics.items()}
         by_response = list(zip(*by_component, strict=True))  # [response][component]
-        self._check_unscored(by_response)
+        failures = [_failures(self._components, column) for column in by_response]
+        if failures:
+            self.last_metrics["reward/unscored"] = sum(map(bool, failures)) / len(failures)
+        self.unscored.add(groups, failures)
         rows = _rows(groups)
         return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
 
@@ -190,10 +200,14 @@ class RewardStack:
         scores: list[list[Score]] = []
         for stage in _stages(judging):
             scores += await asyncio.gather(*(self._score_component(one.reward, samples, rows, passed) for one in stage))
-            # The last component of a stage is its gate; after the last stage nobody asks.
-            passed = [score.value is not None and score.value > 0 for score in scores[-1]]
+            # The last component of a stage is its gate; after the last stage nobody asks. What it has nothing to say
+            # about it lets pass.
+            passed = [
+                open_ and (score.status == "skipped" if score.value is None else score.value > 0)
+                for open_, score in zip(passed, scores[-1], strict=True)
+            ]
         found = iter(scores)
-        return [next(found) if one.judges(task) else [SKIPPED] * len(samples) for one in self._components]
+        return [next(found) if one.judges(task) else [CLOSED_GATE] * len(samples) for one in self._components]
 
     async def _score_component(
         self, reward: Reward, samples: Sequence[Sample], rows: Sequence[range], passed: Sequence[bool]
@@ -206,10 +220,10 @@ class RewardStack:
         answers = await asyncio.gather(
             *(self._service.score(reward, [samples[index] for index in call]) for call in calls)
         )
-        scores = [SKIPPED] * len(samples)
+        scores = [CLOSED_GATE] * len(samples)
         for call, answer in zip(calls, answers, strict=True):
             for index, score in zip(call, answer, strict=True):
-                scores[index] = score if passed[index] else SKIPPED
+                scores[index] = score if passed[index] else CLOSED_GATE
         return scores
 
     def _scored(self, group: Group, columns: Sequence[Sequence[Score]]) -> Group:
@@ -224,36 +238,15 @@ class RewardStack:
             ),
         )
 
-    def _check_unscored(self, columns: Sequence[Sequence[Score]]) -> None:
-        """Raise RewardError if too many responses have no reward; `columns[response][component]`."""
-        counts: Counter[str] = Counter()
-        first_errors: dict[str, str] = {}
-        unscored = 0
-        for column in columns:
-            failed = [
-                (one.name, score)
-                for one, score in zip(self._components, column, strict=True)
-                if one.leaves_unscored(score)
-            ]
-            unscored += bool(failed)
-            for name, score in failed:
-                counts[name] += 1
-                first_errors.setdefault(name, f"{score.status}: {score.error}")
-        if unscored > self._config.max_unscored * len(columns):
-            parts = [f"{name} failed on {count} (first {first_errors[name]})" for name, count in counts.most_common()]
-            raise RewardError(
-                f"{unscored} of {len(columns)} responses have no reward, more than "
-                f"rewards.max_unscored={self._config.max_unscored:g} allows: {'; '.join(parts)}"
-            )
-
 
 def _load_components(config: RewardsConfig) -> list[_Component]:
     components: list[_Component] = []
     for index, spec in enumerate(config.components):
-        reward = load_reward(spec.use, f"rewards.components[{index}].use", spec.options, config.timeout_s)
+        field_name = f"rewards.components[{index}].use"
+        reward = load_reward(spec.use, field_name, spec.options, config.timeout_s, config.cold_timeout_s)
         same = sum(one.reward.name == reward.name for one in components)
         name = f"{reward.name}_{same + 1}" if same else reward.name
-        components.append(_Component(name, reward, spec.weight, spec.gate, frozenset(spec.tasks)))
+        components.append(_Component(name, spec.use, reward, spec.weight, spec.gate, frozenset(spec.tasks)))
     return components
 
 
@@ -273,13 +266,22 @@ def _stages(components: Sequence[_Component]) -> list[list[_Component]]:
     return stages
 
 
+def _failures(components: Sequence[_Component], scores: Sequence[Score]) -> list[Failure]:
+    """What leaves one response without a reward: components that failed, or that all have nothing to say."""
+    counting = [pair for pair in zip(components, scores, strict=True) if pair[0].counts]
+    failed = [(one, score) for one, score in counting if score.unscored]
+    if not failed and counting and all(score.status == "skipped" for _, score in counting):
+        failed = counting
+    return [Failure(one.name, one.use, one.reward.scope == "group", score) for one, score in failed]
+
+
 def _combined(components: Sequence[_Component], scores: Sequence[Score]) -> float | None:
     """The reward of one response, from its last component to its first."""
+    if _failures(components, scores):
+        return None
     total = 0.0
     for component, score in reversed(list(zip(components, scores, strict=True))):
-        if component.leaves_unscored(score):
-            return None
-        if component.gate:
+        if component.gate and score.value is not None:
             total = max(total, 0.0)  # Behind a closed gate everything is skipped and the total is 0 anyway.
         total += component.weight * (score.value or 0.0)
     return total

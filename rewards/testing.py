@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import closing
 from typing import Any
 
 from evolpo.rewards.base import FunctionReward, Reward, Sample, Score
-from evolpo.rewards.service.workers import Target
+from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.service import RewardService
 
 LONG_RESPONSE_CHARACTERS = 200_000
 
@@ -59,7 +61,8 @@ def hostile_samples(**overrides: Any) -> list[Sample]:
 def check_reward(reward: Reward, samples: Sequence[Sample], deterministic: bool = True) -> list[Score]:
     """Check a plugin against the protocol and return its scores of the samples.
 
-    For a group reward the samples are one group. A reward that asks a sampled judge is not deterministic: say so.
+    The reward service asks the reward, as in training. For a group reward the samples are one group. A reward that
+    asks a sampled judge is not deterministic: say so.
 
     Raises:
         AssertionError: not a `Reward`; cannot run in another process though it is isolated; wrong number or type of
@@ -72,17 +75,28 @@ def check_reward(reward: Reward, samples: Sequence[Sample], deterministic: bool 
         one_prompt = len({sample.prompt for sample in samples}) <= 1
         assert one_prompt, f"{reward.name}: a group reward judges the responses to one prompt; use make_group()"
     _check_picklable(reward, samples)
-    return asyncio.run(_checked(reward, samples, deterministic))
+    with closing(_service()) as service:
+        return service.run(_checked(service, reward, samples, deterministic)).result()
 
 
-async def _checked(reward: Reward, samples: Sequence[Sample], deterministic: bool) -> list[Score]:
-    scores = await reward.score(samples)
+def _service() -> RewardService:
+    """A service that tries once, remembers nothing, and leaves warm workers to the next check."""
+    return RewardService(ServiceConfig(retries=0, cache_mb=0), keep_workers=True)
+
+
+async def _checked(
+    service: RewardService, reward: Reward, samples: Sequence[Sample], deterministic: bool
+) -> list[Score]:
+    def ask(samples: Sequence[Sample]) -> Coroutine[Any, Any, list[Score]]:
+        return service.score(reward, samples)
+
+    scores = await ask(samples)
     _check_scores(reward, samples, scores)
-    again = await reward.score(samples)
+    again = await ask(samples)
     empty = await reward.score([])
     assert empty == [], f"{reward.name}: no samples give {empty!r}, not []; return a list as long as the samples"
-    backwards = await reward.score(list(reversed(samples)))
-    together = await asyncio.gather(reward.score(samples), reward.score(samples))
+    backwards = await ask(list(reversed(samples)))
+    together = await asyncio.gather(ask(samples), ask(samples))
     for other in (again, backwards, *together):
         _check_scores(reward, samples, other)
     if deterministic:
@@ -108,13 +122,15 @@ def check_failure(reward: Reward, broken: Sample, samples: Sequence[Sample]) -> 
     Raises:
         AssertionError: the broken sample got a value, or another sample lost or changed its own.
     """
-    alone = asyncio.run(reward.score(samples))
-    mixed = asyncio.run(reward.score([*samples, broken]))
-    assert len(mixed) == len(samples) + 1, f"{reward.name}: {len(samples) + 1} samples give {len(mixed)} scores"
+    with closing(_service()) as service:
+        alone = service.run(service.score(reward, samples)).result()
+        mixed = service.run(service.score(reward, [*samples, broken])).result()
     last = mixed[-1]
-    mend = "let the error out or return Score.infra_error(why); 0 would be trained on"
-    assert last.unscored, f"{reward.name}: {last.value} ({last.status}) for a sample it cannot judge; {mend}"
-    assert last.error, f"{reward.name}: {last.status} without a reason; put it into artifacts['error']"
+    mend = "let the error out, or return None or Score.infra_error(why); 0 would be trained on"
+    assert last.value is None, f"{reward.name}: {last.value} ({last.status}) for a sample it cannot judge; {mend}"
+    assert last.error or not last.unscored, (
+        f"{reward.name}: {last.status} without a reason; put it into artifacts['error']"
+    )
     if reward.scope == "sample":
         values, kept = _values(alone), _values(mixed[:-1])
         assert values == kept, f"{reward.name}: {values} became {kept} beside a broken sample; fail one by one"
@@ -122,9 +138,6 @@ def check_failure(reward: Reward, broken: Sample, samples: Sequence[Sample]) -> 
 
 
 def _check_scores(reward: Reward, samples: Sequence[Sample], scores: Sequence[Score]) -> None:
-    assert len(scores) == len(samples), f"{reward.name}: {len(samples)} samples give {len(scores)} scores"
-    for score in scores:
-        assert isinstance(score, Score), f"{reward.name}: {score!r} is no Score"
     failed = [(sample, score) for sample, score in zip(samples, scores, strict=True) if score.unscored]
     for sample, score in failed:
         mend = "set timeout_s" if score.status == "timeout" else "if the response is to blame, Score.model_fail(why)"
@@ -132,17 +145,17 @@ def _check_scores(reward: Reward, samples: Sequence[Sample], scores: Sequence[Sc
 
 
 def _check_picklable(reward: Reward, samples: Sequence[Sample]) -> None:
-    if not (isinstance(reward, FunctionReward) and reward.isolate):
+    if not isinstance(reward, FunctionReward):
         return
     try:
-        Target.of(reward.function)
+        runs_here = reward.target is None
     except ValueError as error:
         raise AssertionError(f"{reward.name}: {error}") from error
-    for what, value in (("options", reward.options), ("samples", list(samples))):
+    for what, value in () if runs_here else (("options", reward.options), ("samples", list(samples))):
         try:
             pickle.dumps(value)
         except Exception as error:
-            mend = "an isolated reward takes plain data only"
+            mend = "a reward in a worker process takes plain data only"
             raise AssertionError(f"{reward.name}: the {what} cannot be pickled: {error}; {mend}") from error
 
 

@@ -91,9 +91,11 @@ def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
 
 
 def paired_gain(before: Sequence[Judged], after: Sequence[Judged]) -> tuple[float, tuple[float, float]]:
-    """Gain in accuracy on the same problems, and its 95% interval over problems."""
+    """Gain in accuracy on the same problems, and its 95% interval over problems; NaN if there are none."""
     first = {one.prompt_id: one.accuracy for one in before}
     gains = [one.accuracy - first[one.prompt_id] for one in after if one.prompt_id in first]
+    if not gains:
+        return math.nan, (math.nan, math.nan)
     if len(set(gains)) == 1:
         return gains[0], (gains[0], gains[0])
     return float(np.mean(gains)), _bootstrap(gains)

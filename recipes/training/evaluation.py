@@ -50,9 +50,10 @@ def write_summary(parts: Parts) -> None:
     }
     if parts.heldout:
         before, after = (read_judged(judged_file(parts.run, step)) for step in (0, config.steps))
+        summary["problems"] = len(after)
+    if parts.heldout and before and after:
         gain, interval = paired_gain(before, after)
         summary |= {
-            "problems": len(after),
             "accuracy_before": float(np.mean([one.accuracy for one in before])),
             "accuracy_after": float(np.mean([one.accuracy for one in after])),
             "accuracy_gain": gain,

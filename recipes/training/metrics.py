@@ -45,10 +45,10 @@ def step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int) 
     seconds = sum(timer.seconds.values())
     metrics = {f"seconds/{phase}": value for phase, value in timer.seconds.items()}
     metrics |= {"seconds/step": seconds, "sync/seconds": timer.seconds["sync"]}
+    if rewards:
+        metrics |= {"reward/mean": float(np.mean(rewards)), "reward/std": float(np.std(rewards))}
     if responses:
         metrics |= {
-            "reward/mean": float(np.mean(rewards)),
-            "reward/std": float(np.std(rewards)),
             "response/tokens_mean": float(np.mean(lengths)),
             "response/tokens_max": float(max(lengths)),
             "response/truncated": float(np.mean([response.truncated for response in responses])),

@@ -78,6 +78,7 @@ def assemble(config: TrainConfig, stack: ExitStack, engine: RolloutEngine | None
         run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
         if rank == 0:
             write_config(run, config)
+    rewards.unscored.file = run / ("unscored.jsonl" if rank == 0 else f"unscored_rank{rank}.jsonl")
     progress.note(f"run {run}")
     progress.note(config.describe_batch(world))
 

@@ -32,6 +32,8 @@ def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[st
         parts.progress.phase("scoring")
         with timer("reward"):
             fresh = scoring.result(fresh)
+        if parts.rewards.unscored.last:
+            parts.progress.note(parts.rewards.unscored.last)
         counts = passed(fresh)
         right, judged = right + counts[0], judged + counts[1]
         informative = [group for group in fresh if has_signal(group)]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 
 from evolpo import InputError
-from evolpo.rewards.service.workers import MAX_WORKERS
+from evolpo.rewards.service.workers import worker_count
 
 
 @dataclass
@@ -23,14 +22,13 @@ class ResourceConfig:
 def default_resources() -> dict[str, ResourceConfig]:
     """The resources that rewards use unless they have an attribute `resource` that names another.
 
-    `cpu`: plain functions, one after the other in a thread. `process`: isolated functions in the worker pool.
-    `network`: coroutines and rewards written by hand. `browser`: for rewards that name it.
+    `process`: plain functions in worker processes. `cpu`: those that only this process has, one after the other in a
+    thread. `network`: coroutines and rewards written by hand. `browser`: for rewards that name it.
     """
-    workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     return {
         "cpu": ResourceConfig(concurrency=16),
         # Twice the workers: one that has finished finds its next call waiting in the pool. Clocks start later.
-        "process": ResourceConfig(concurrency=2 * workers),
+        "process": ResourceConfig(concurrency=2 * worker_count()),
         "network": ResourceConfig(concurrency=64),
         "browser": ResourceConfig(concurrency=2),
     }

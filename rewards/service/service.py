@@ -14,24 +14,36 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import inspect
 import random
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from evolpo import InputError
-from evolpo.rewards.base import FunctionReward, Reward, Sample, Score
+from evolpo.rewards.base import FunctionReward, Reward, Sample, Score, finished_within
 from evolpo.rewards.service.cache import ScoreCache
 from evolpo.rewards.service.config import ResourceConfig, ServiceConfig
 from evolpo.rewards.service.stats import RewardStats, StatsRecorder
-from evolpo.rewards.service.workers import close_shared_pool, describe
+from evolpo.rewards.service.workers import describe, hold_pool, release_pool
+from evolpo.rewards.unscored import RewardError
+from evolpo.rewards.values import score_of
 
 T = TypeVar("T")
 
 CLOSED = "the reward service was closed before the score was there"
+GRACE_S = 0.5
+"""Seconds after which a loop that a plugin blocks is left behind; its thread ends with the program."""
+BEAT_S = 0.5
+"""Pause between two signs of life of the event loop."""
+BLOCKED_S = 10.0
+"""Seconds after which a reward that blocks the event loop is named on stderr."""
+PIECE = 64
+"""Samples in one request to a plain function."""
 
 
 class _Resource:
@@ -42,6 +54,14 @@ class _Resource:
         """Admitted requests that wait for a slot."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Where the scores of some samples will stand: a part of what a task gives."""
+
+    task: asyncio.Future[list[Score]]
+    part: slice
+
+
 class RewardService:
     """Dispatches requests to rewards in the background.
 
@@ -49,25 +69,29 @@ class RewardService:
     depend on its options and its samples alone, as equal requests share one computation.
     """
 
-    def __init__(self, config: ServiceConfig | None = None) -> None:
+    def __init__(self, config: ServiceConfig | None = None, keep_workers: bool = False) -> None:
+        """Start the event loop; with `keep_workers`, worker processes stay when the service is closed."""
         self._config = config or ServiceConfig()
         self._resources = {name: _Resource(limits) for name, limits in self._config.resources.items()}
         self._cache = ScoreCache(int(self._config.cache_mb * 2**20))
-        self._running: dict[bytes, asyncio.Task[list[Score]]] = {}
+        self._running: dict[bytes, _Answer] = {}
         self._tasks: set[asyncio.Task[list[Score]]] = set()
         self._stats = StatsRecorder()
         self._random = random.Random(self._config.seed)
         self._asked: set[Future[Any]] = set()
         self._closed = self._cancelled = False
-        # Plain functions run here: one that takes a second must not make the others miss their deadlines.
-        self._cpu_thread = ThreadPoolExecutor(1, thread_name_prefix="reward-cpu")
-        # With a factory, a runner leaves the current loop of this thread alone.
-        self._cpu_runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._keep_workers = keep_workers
+        if not keep_workers:
+            hold_pool()
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._stop = asyncio.Event()
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="reward-service", daemon=True)
         self._thread.start()
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="reward-watch", daemon=True)
+        self._watcher.start()
 
     def submit(self, reward: Reward, samples: Sequence[Sample]) -> Future[list[Score]]:
         """Ask for one call of a reward: one sample of a sample reward, the responses to one prompt of a group reward.
@@ -83,7 +107,7 @@ class RewardService:
         admitted = threading.Event()
 
         async def request() -> list[Score]:
-            answer = await self._admit(reward, samples)
+            [answer] = await self._admit(reward, [samples])
             admitted.set()
             return await self._answered(answer, len(samples))
 
@@ -109,42 +133,84 @@ class RewardService:
     async def score(self, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
         """Judge the samples: one score each, in their order. Waits where the resource's queue is full.
 
-        A decorated sample reward gets a request a sample; any other reward gets all samples in one call, so that it
-        can batch them, and so that a group stays a group. Raises InputError as `submit` does.
+        Decorated coroutines of one sample get a request a sample, plain functions one for up to 64; any other reward
+        gets all samples in one call, so that it can batch them, and so that a group stays a group. Raises InputError
+        as `submit` does.
         """
         if not samples:
             return []
         single = isinstance(reward, FunctionReward) and reward.scope == "sample"
         calls = [[sample] for sample in samples] if single else [list(samples)]
-        answers = [(await self._admit(reward, call), len(call)) for call in calls]
-        return [score for answer, count in answers for score in await self._answered(answer, count)]
+        size = 1 if resource_name(reward) == "network" else PIECE
+        answers: list[_Answer] = []
+        for start in range(0, len(calls), size):
+            answers += await self._admit(reward, calls[start : start + size])
+        return [
+            score
+            for answer, call in zip(answers, calls, strict=True)
+            for score in await self._answered(answer, len(call))
+        ]
 
     def stats(self, reset: bool = False) -> dict[str, RewardStats]:
         """Figures since the service began, by name of the reward; with `reset`, the next ones begin here."""
         return self._stats.snapshot(reset)
 
     def close(self, drain: bool = True) -> None:
-        """End the loop, its threads and the worker processes.
+        """End the loop and, unless another service uses them, the worker processes.
 
         Requests that are not answered yet are finished first; without `drain` they are answered with infra_error at
-        once, and only calls in worker processes are waited for, at most until their deadline.
+        once, whatever still runs.
         """
-        self._closed = True
-        if not self._thread.is_alive():
+        if self._closed:
             return
+        self._closed = True
+        self._ended.set()
         with contextlib.suppress(RuntimeError):  # The loop may end by itself in between.
             if not drain:
                 self._loop.call_soon_threadsafe(self._cancel)
-            concurrent.futures.wait(list(self._asked))
+            concurrent.futures.wait(list(self._asked), timeout=None if drain else GRACE_S)
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self._cpu_thread.submit(self._cpu_runner.close)
-        self._cpu_thread.shutdown()
-        close_shared_pool()
+        if drain:
+            self._thread.join()
+        if not self._keep_workers:
+            release_pool()  # Without `drain`, what runs in them ends now.
+        self._thread.join(GRACE_S)
+        self._watcher.join()
 
     def _serve(self) -> None:
         with self._runner:
-            self._runner.run(self._stop.wait())
+            self._runner.run(self._alive())
+
+    async def _alive(self) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        while not stopped.done():
+            self._beat = time.monotonic()
+            await asyncio.wait({stopped}, timeout=BEAT_S)
+
+    def _watch(self) -> None:
+        """Say which reward blocks the event loop, and give up on it at the deadline: it cannot be stopped."""
+        told = False
+        while not self._ended.wait(BEAT_S):
+            blocked_s = time.monotonic() - self._beat - BEAT_S
+            if blocked_s < min(BLOCKED_S, self._config.timeout_s):
+                told = False
+                continue
+            error = f"{self._running_place()} has blocked the event loop of the rewards for {blocked_s:.0f} s"
+            if not told:
+                sys.stderr.write(f"evolpo: {error}; nothing else is judged meanwhile\n")
+                told = True
+            if blocked_s >= self._config.timeout_s:
+                for future in list(self._asked):
+                    with contextlib.suppress(Exception):  # It may have been answered in between.
+                        future.set_exception(RewardError(f"{error}; use await, or a decorated function"))
+                return
+
+    def _running_place(self) -> str:
+        """The reward that the event loop's thread is in, and where."""
+        task = asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        place = f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
+        return f"{task.get_name() if task else 'a reward'}{place}"
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -160,63 +226,97 @@ class RewardService:
             )
         return self._resources[name]
 
-    async def _admit(self, reward: Reward, samples: Sequence[Sample]) -> asyncio.Future[list[Score]]:
-        """Wait for room, then return the future answer: of the cache, of an equal request, or of a new task."""
+    async def _admit(self, reward: Reward, calls: Sequence[Sequence[Sample]]) -> list[_Answer]:
+        """Wait for room, then return where the answers will be: in the cache, an equal request, or a new task."""
         submitted = time.perf_counter()
         resource = self._resource_of(reward)
-        key = self._cache.key(reward, samples)
         await resource.room.acquire()
-        answer = self._known(reward, key)
-        if answer is not None or self._cancelled:
+        if self._cancelled:
             resource.room.release()
-            return answer or _done([Score.infra_error(CLOSED)] * len(samples))
-        task = asyncio.create_task(self._computed(resource, reward, samples, submitted, key))
+            return [_done([Score.infra_error(CLOSED)] * len(call)) for call in calls]
+        samples: list[Sample] = []
+        fresh: list[tuple[bytes | None, slice]] = []
+        places: list[_Answer | slice] = []
+        begun: dict[bytes, slice] = {}
+        for call in calls:
+            key = self._cache.key(reward, call)
+            known = self._known(reward, key) or (begun.get(key) if key is not None else None)
+            if known is None:
+                known = slice(len(samples), len(samples) + len(call))
+                samples += call
+                fresh.append((key, known))
+                if key is not None:
+                    begun[key] = known
+            places.append(known)
+        if not fresh:
+            resource.room.release()
+            return [place for place in places if isinstance(place, _Answer)]
+        task = asyncio.create_task(self._computed(resource, reward, samples, fresh, submitted))
         self._tasks.add(task)
-        if key is not None:
-            self._running[key] = task
+        for key, part in begun.items():
+            self._running[key] = _Answer(task, part)
 
         def finished(task: asyncio.Task[list[Score]]) -> None:
             resource.room.release()
             self._tasks.discard(task)
-            if key is not None:
+            for key in begun:
                 del self._running[key]
 
         task.add_done_callback(finished)
-        return task
+        answers = [place if isinstance(place, _Answer) else _Answer(task, place) for place in places]
+        own = {part.start for _, part in fresh}
+        for answer in answers:
+            if answer.task is task and answer.part.start in own:
+                own.discard(answer.part.start)
+            elif answer.task is task:
+                self._count_shared(reward, answer)
+        return answers
 
-    def _known(self, reward: Reward, key: bytes | None) -> asyncio.Future[list[Score]] | None:
+    def _known(self, reward: Reward, key: bytes | None) -> _Answer | None:
+        """The answer of an equal request that runs, or of the cache."""
         if key is None:
             return None
         if key in self._running:
-            running = self._running[key]
-            running.add_done_callback(
-                lambda task: None if task.cancelled() else self._stats.shared(reward.name, task.result())
-            )
-            return running
+            self._count_shared(reward, self._running[key])
+            return self._running[key]
         scores = self._cache.get(key)
         if scores is None:
             return None
         self._stats.shared(reward.name, scores)
         return _done(scores)
 
-    async def _answered(self, answer: asyncio.Future[list[Score]], count: int) -> list[Score]:
+    def _count_shared(self, reward: Reward, answer: _Answer) -> None:
+        def counted(task: asyncio.Future[list[Score]]) -> None:
+            if not task.cancelled():
+                self._stats.shared(reward.name, task.result()[answer.part])
+
+        answer.task.add_done_callback(counted)
+
+    async def _answered(self, answer: _Answer, count: int) -> list[Score]:
         """The answer; an asker who is cancelled takes neither the work nor other askers with it."""
         try:
-            return await asyncio.shield(answer)
+            return (await asyncio.shield(answer.task))[answer.part]
         except asyncio.CancelledError:
             if not self._cancelled:
                 raise
             return [Score.infra_error(CLOSED)] * count
 
     async def _computed(
-        self, resource: _Resource, reward: Reward, samples: Sequence[Sample], submitted: float, key: bytes | None
+        self,
+        resource: _Resource,
+        reward: Reward,
+        samples: Sequence[Sample],
+        requests: Sequence[tuple[bytes | None, slice]],
+        submitted: float,
     ) -> list[Score]:
         """Try, and try again what failed; a pause between two tries takes no slot."""
         scores: list[Score] = []
         queue_wait_s = 0.0
         ready = submitted
+        retries = failed = 0
         for attempt in range(self._config.retries + 1):
             if attempt:
+                retries += failed
                 await asyncio.sleep(self._pause_s(attempt))
                 ready = time.perf_counter()
             resource.waiting += 1
@@ -230,11 +330,14 @@ class RewardService:
                 scores = await self._tried(reward, samples, scores)
             finally:
                 resource.slots.release()
-            if not any(score.unscored for score in scores):
+            failed = sum(any(score.unscored for score in scores[part]) for _, part in requests)
+            if not failed:
                 break
-        self._stats.answered(reward.name, scores, time.perf_counter() - submitted, queue_wait_s, attempt)
-        if key is not None:
-            self._cache.put(key, scores)
+        latency_s = time.perf_counter() - submitted
+        self._stats.answered(reward.name, scores, latency_s, queue_wait_s, retries, len(requests))
+        for key, part in requests:
+            if key is not None:
+                self._cache.put(key, scores[part])
         return scores
 
     def _pause_s(self, attempt: int) -> float:
@@ -257,38 +360,34 @@ class RewardService:
 
     async def _call(self, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
         """One call of a plugin; whatever it does, one score a sample comes back."""
-        # Decorated functions keep their own deadlines, which begin with the work.
-        own = isinstance(reward, FunctionReward)
-        timeout_s = None if own else getattr(reward, "timeout_s", None) or self._config.timeout_s
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                if resource_name(reward) == "cpu":
-                    scores = await self._loop.run_in_executor(self._cpu_thread, self._call_plain, reward, samples)
-                else:
-                    scores = list(await reward.score(samples))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it becomes a status
-            elapsed_s = (time.perf_counter() - started) / max(len(samples), 1)
-            if deadline.expired():
-                text = f"no result within {timeout_s:g} s"
-                return [Score(None, "timeout", artifacts={"error": text}, elapsed_s=elapsed_s)] * len(samples)
-            return [Score.infra_error(describe(error), elapsed_s)] * len(samples)
-        if len(scores) != len(samples) or not all(isinstance(score, Score) for score in scores):
-            return [Score.infra_error(f"{reward.name}.score() must return one Score a sample")] * len(samples)
-        return scores
-
-    def _call_plain(self, reward: Reward, samples: Sequence[Sample]) -> list[Score]:
-        return list(self._cpu_runner.run(_awaited(reward, samples)))
-
-
-async def _awaited(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
-    return await reward.score(samples)
+        if isinstance(reward, FunctionReward):
+            try:
+                return await reward.score(samples)  # It keeps its own deadlines, which begin with the work.
+            except Exception as error:  # noqa: BLE001 - options that cannot be pickled, above all
+                return [Score.infra_error(describe(error))] * len(samples)
+        timeout_s: float = getattr(reward, "timeout_s", None) or self._config.timeout_s
+        outcome = await finished_within(lambda: reward.score(samples), timeout_s, reward.name)
+        elapsed_s = outcome.elapsed_s / max(len(samples), 1)
+        if outcome.kind == "timeout":
+            text = f"{outcome.error} from {reward.name}"
+            return [Score(None, "timeout", artifacts={"error": text}, elapsed_s=elapsed_s)] * len(samples)
+        if outcome.kind != "returned":
+            return [Score.infra_error(outcome.error, elapsed_s)] * len(samples)
+        scores = list(outcome.value) if isinstance(outcome.value, Sequence) else [outcome.value]
+        if wrong := [one for one in scores if not isinstance(one, Score)]:
+            found = f"{type(wrong[0]).__name__} is no Score"
+        elif len(scores) != len(samples):
+            found = f"{len(samples)} samples give {len(scores)} scores"
+        else:
+            return [score_of(score) for score in scores]
+        text = f"{reward.name}.score() must return one Score a sample: {found}"
+        return [Score.infra_error(text, elapsed_s)] * len(samples)
 
 
-def _done(scores: list[Score]) -> asyncio.Future[list[Score]]:
+def _done(scores: list[Score]) -> _Answer:
     future: asyncio.Future[list[Score]] = asyncio.get_running_loop().create_future()
     future.set_result(scores)
-    return future
+    return _Answer(future, slice(0, len(scores)))
 
 
 def resource_name(reward: Reward) -> str:
@@ -296,8 +395,6 @@ def resource_name(reward: Reward) -> str:
     named: str | None = getattr(reward, "resource", None)
     if named:
         return named
-    if not isinstance(reward, FunctionReward):
+    if not isinstance(reward, FunctionReward) or reward.coroutine:
         return "network"
-    if reward.isolate:
-        return "process"
-    return "network" if inspect.iscoroutinefunction(reward.function) else "cpu"
+    return "cpu" if reward.target is None else "process"

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evolpo.rewards.base import Score
+from evolpo.rewards.values import Score
 
 WINDOW = 65_536
 """Requests of one reward, the latest ones, over which quantiles are taken: 4 MiB a reward at most."""
@@ -49,8 +49,8 @@ class _Counts:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     queue_waits: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def add(self, scores: Sequence[Score]) -> None:
-        self.requests += 1
+    def add(self, scores: Sequence[Score], requests: int = 1) -> None:
+        self.requests += requests
         self.statuses.update(score.status for score in scores)
         self.unscored += sum(score.unscored for score in scores)
 
@@ -83,11 +83,19 @@ class StatsRecorder:
             counts = self._by_name.setdefault(name, _Counts())
             counts.queued_max = max(counts.queued_max, queued)
 
-    def answered(self, name: str, scores: Sequence[Score], latency_s: float, queue_wait_s: float, retries: int) -> None:
-        """A request was answered by work."""
+    def answered(
+        self,
+        name: str,
+        scores: Sequence[Score],
+        latency_s: float,
+        queue_wait_s: float,
+        retries: int,
+        requests: int = 1,
+    ) -> None:
+        """One request, or several that were worked on together, was answered by work."""
         with self._lock:
             counts = self._by_name.setdefault(name, _Counts())
-            counts.add(scores)
+            counts.add(scores, requests)
             counts.retries += retries
             counts.latencies.append(latency_s)
             counts.queue_waits.append(queue_wait_s)

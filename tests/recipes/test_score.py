@@ -100,7 +100,7 @@ def test_output_has_a_line_for_every_line(folder: Path) -> None:
 def test_installed_reward_with_options_from_all_columns(folder: Path) -> None:
     file = write(
         folder / "a.jsonl",
-        {"prompt": "1 + 1", "text": r"\boxed{2}", "answer": 2},
+        {"prompt": "1 + 1", "text": r"\boxed{2}", "answer": "2"},
         {"prompt": "1 + 1", "text": "The answer is 2.", "answer": "2", "extra": 1, "metadata": {"more": 2}},
     )
     samples, groups = read_samples(Path(file))
@@ -110,6 +110,19 @@ def test_installed_reward_with_options_from_all_columns(folder: Path) -> None:
     assert samples[1].token_count == 4
     assert score(ScoreConfig(use="math", file=file, timeout_s=60.0)).values == [1.0, 0.0]
     assert score(ScoreConfig(use="math", file=file, timeout_s=60.0, options={"tolerant": True})).values == [1.0, 1.0]
+
+
+def test_lines_as_they_are(folder: Path) -> None:
+    """Answers keep their type; line ends of Unicode inside a text are none; token ids are read."""
+    lines: list[dict[str, object]] = [
+        {"prompt": "p", "response": "one\u2028two\x85three", "answer": ["a", 1], "token_ids": [5, 6]},
+        {"prompt": "p", "response": "r", "answer": 2, "truncated": None, "failures": [{"component": "c"}]},
+    ]
+    text = "\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in lines)
+    (folder / "a.jsonl").write_bytes(text.encode())
+    first, second = read_samples(folder / "a.jsonl")[0]
+    assert (first.text, first.answer, first.token_ids) == ("one\u2028two\x85three", ["a", 1], (5, 6))
+    assert (first.token_count, second.answer, second.metadata) == (2, 2, {})
 
 
 def test_groups(folder: Path) -> None:

@@ -127,3 +127,170 @@ empty_rubric = SimpleNamespace(funcs=[], weights=[], class_objects={})
 
 
 NOT_A_FUNCTION = 3
+
+
+# -- signatures ----------------------------------------------------------------------------------------------------
+
+
+def verl_two(solution_str, ground_truth):
+    return float(solution_str == ground_truth)
+
+
+def verl_other_names(response, reference, scale=2.0):
+    return {"score": scale * (response == reference), "length": len(response)}
+
+
+def verl_needs_tokenizer(solution_str, ground_truth, reward_model_tokenizer):
+    return 0.0
+
+
+def verl_ids(solution_str, response_token_ids):
+    return float(sum(response_token_ids))
+
+
+def verl_batch(data_sources, solution_strs, ground_truths, extra_infos, factor=1.0):
+    assert len(data_sources) == len(extra_infos)
+    return [factor * (text == right) for text, right in zip(solution_strs, ground_truths, strict=True)]
+
+
+def verl_batch_short(solution_strs, ground_truths):
+    return [1.0]
+
+
+def trl_ids(completions, completion_ids):
+    return [float(sum(ids)) for ids in completion_ids]
+
+
+def trl_state(completions, trainer_state):
+    return [0.0 for _ in completions]
+
+
+def trl_column(completions, keyword):
+    return [1.0 for _ in completions]
+
+
+def trl_all(completions, **kwargs):
+    return [float("completion_ids" in kwargs) for _ in completions]
+
+
+def trl_exact(completions, solution, **columns):
+    return [float(one == right) for one, right in zip(completions, solution, strict=True)]
+
+
+def trl_function_column(completions, function, self, **columns):
+    assert function == self == ["area"] * len(completions)
+    return [0.5 for _ in completions]
+
+
+def trl_typed(completions, answer):
+    return [float(answer[0] == ["a", 1]) for _ in completions]
+
+
+def trl_odd_values(completions, **kwargs):
+    return [0.5, None, float("nan"), "0.5"][: len(completions)]
+
+
+def trl_mapping(completions, **kwargs):
+    return dict.fromkeys(range(len(completions)), 0.5)
+
+
+class TrlScaled:
+    made = 0
+
+    def __init__(self, factor: float = 1.0):
+        type(self).made += 1
+        self.factor = factor
+
+    def __call__(self, completions, bonus=0.0, **kwargs):
+        assert self.made == 1
+        return [self.factor * len(text) + bonus for text in completions]
+
+
+class NeedsModel:
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, completions, **kwargs):
+        return [0.0]
+
+
+class CannotBeCalled:
+    pass
+
+
+def nemo(ground_truth, response):
+    return float(ground_truth == response), ground_truth == response
+
+
+def nemo_format(ground_truth, response, tag="x"):
+    return float(tag in response), None
+
+
+class RewardOutput:
+    def __init__(self, reward, is_correct, metadata):
+        self.reward, self.is_correct, self.metadata = reward, is_correct, metadata
+
+
+def rllm(task_info, action):
+    right = task_info["ground_truth"] == action
+    return RewardOutput(float(right), right, {"length": len(action), "level": task_info["level"]})
+
+
+class RllmInput:
+    def __call__(self, reward_input):
+        return RewardOutput(float(reward_input.model_response == reward_input.task_info["ground_truth"]), True, None)
+
+
+async def slime_one(args, sample, **kwargs):
+    assert (sample.status.name, sample.response_length, sample.metadata) == ("COMPLETED", 1, {"level": 3})
+    return {"accuracy": float(sample.response == sample.label), "length": float(len(sample.tokens))}
+
+
+def slime_many(args, samples):
+    return [args.scale * (sample.response == sample.label) for sample in samples]
+
+
+def _mark(**marks):
+    def marked(function):
+        for name, value in marks.items():
+            setattr(function, name, value)
+        return function
+
+    return marked
+
+
+class TaskData:
+    model_fields = ("prompt", "answer", "level")
+
+    def __init__(self, prompt, answer, level=0):
+        self.prompt, self.answer, self.level = prompt, answer, level
+
+
+class SomeTask:
+    """As verifiers 0.4 has them: data, and methods marked as rewards and metrics."""
+
+    def __init__(self, data, config=None):
+        self.data = data
+
+    @classmethod
+    def data_type(cls):
+        return TaskData
+
+    @_mark(reward=True, reward_priority=0, _vf_weight=2.0)
+    async def right(self, trace):
+        return float(trace.last_reply == self.data.answer)
+
+    @_mark(reward=True, _vf_weight=0.5)
+    async def level(self, task, trace):
+        assert trace.messages[-1].content == trace.completion[-1]["content"] == trace.last_reply
+        return {"first": task.level, "second": 1}
+
+    @_mark(metric=True)
+    async def length(self, trace):
+        return len(trace.last_reply)
+
+
+class NeedsSandbox(SomeTask):
+    @_mark(reward=True, _vf_weight=1.0)
+    async def right(self, trace, runtime):
+        return 0.0

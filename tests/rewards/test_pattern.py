@@ -34,13 +34,17 @@ def test_pattern_of_the_prompt():
     [
         (None, {}, "there is no pattern"),
         ("4", {"pattern": "("}, "'(' is no regular expression: missing )"),
-        ("4", {"mode": "match"}, "mode 'match' is none of full, search"),
     ],
 )
 def test_broken_pattern_is_no_zero(answer, options, error):
     [got] = score(make_sample(answer=answer), **options)
     assert (got.value, got.status) == (None, "infra_error")
     assert error in got.error
+
+
+def test_mode_that_there_is_not_is_refused_on_loading():
+    with pytest.raises(ValueError, match=r"options\.mode: 'match' is no Literal\['full', 'search'\]"):
+        score(make_sample(answer="4"), mode="match")
 
 
 def test_pattern_that_hangs_stays_unscored():

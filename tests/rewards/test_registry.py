@@ -96,8 +96,10 @@ def test_module_that_breaks_on_import(tmp_path, monkeypatch, body):
 
 def test_isolated_function_that_no_other_process_can_import(tmp_path, monkeypatch):
     (tmp_path / "hidden_function.py").write_text(
-        "from evolpo.rewards import sample_reward\nhidden = sample_reward(isolate=True)(lambda sample: 1.0)\n"
+        "from evolpo.rewards import sample_reward\n"
+        "hidden = [sample_reward(isolate=True)(lambda sample: 1.0)]\n"
+        "class Place:\n    hidden = hidden[0]\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=r"components\[0\]\.use: isolate=True cannot run hidden_function\.<lambda>"):
-        load_reward("hidden_function:hidden", FIELD)
+        load_reward("hidden_function:Place.hidden", FIELD)

@@ -9,7 +9,16 @@ from omegaconf import OmegaConf
 from evolpo import InputError
 from evolpo.rewards import RewardError, RewardsConfig, RewardSpec, RewardStack
 from evolpo.rewards.service.config import ServiceConfig
+from evolpo.rewards.service.workers import hold_pool, release_pool
 from evolpo.rl.data import Group, Prompt, Response
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_workers():
+    """Every stack of this file finds the workers of the one before."""
+    hold_pool()
+    yield
+    release_pool()
 
 
 def group_of(*texts, name="p"):
@@ -108,13 +117,13 @@ def test_reward_is_its_definition_and_passing_a_gate_never_lowers_it(data):
         assert scored.rewards[2] >= scored.rewards[1]
 
 
-def test_too_many_unscored_fail_the_step():
-    groups = [group_of(*["0.5"] * 7, "raise", name="a"), group_of(*["0.5"] * 7, "raise", name="b")]
+def test_too_many_unscored_end_the_run():
+    groups = [group_of(*["0.5"] * 7, *["raise"] * 5, name=name) for name in "ab"]
     with pytest.raises(RewardError) as caught:
         score([spec("plain"), spec("shortest")], groups)
     message = str(caught.value)
-    assert "2 of 16 responses have no reward, more than rewards.max_unscored=0.001" in message
-    assert "plain failed on 2 (first infra_error: KeyError: 'no such thing'" in message
+    assert "10 of the last 24 responses have no reward, more than rewards.max_unscored=0.05" in message
+    assert "plain failed on 10 (first infra_error: KeyError: 'no such thing'" in message
 
 
 def test_few_unscored_become_none():
@@ -128,7 +137,7 @@ def test_few_unscored_become_none():
 def test_timeout_becomes_none_and_the_rest_is_scored():
     [scored], metrics = score([spec("isolated")], [group_of("good", "hang", "true")], max_unscored=0.5)
     assert scored.rewards == (0.5, None, 1.0)
-    assert metrics["reward/isolated/seconds_p99"] == pytest.approx(0.5)
+    assert metrics["reward/isolated/seconds_p99"] == pytest.approx(0.5, abs=0.3)
 
 
 @pytest.mark.parametrize(("failures", "retries", "scored"), [(1, 1, True), (1, 0, False), (2, 1, False), (2, 2, True)])

@@ -275,7 +275,7 @@ def test_a_rubric_guides_the_judge():
         ({"judge": "rules", "attempts": 0}, "attempts: 0 asks nothing"),
         ({"judge": "rules", "rubric": "poetry"}, "there is no 'poetry'"),
         ({"judge": "arbiter"}, "judge: 'arbiter' is no judge"),
-        ({}, "missing 1 required positional argument: 'judge'"),
+        ({}, "missing a required argument: 'judge'"),
     ],
 )
 def test_options_that_make_no_sense(options, error):

@@ -211,7 +211,7 @@ def test_the_reward_by_configuration_keeps_the_protocol():
         ({"judge": "rules", "rubric": "poetry"}, "there is no 'poetry'"),
         ({"judge": {"base_url": "x", "model": "m"}, "rubric": "writing"}, "judge.base_url: 'x' is no address"),
         ({"judge": "rules", "rubric": "writing", "attempts": 0}, "attempts: 0 asks nothing"),
-        ({"judge": "rules"}, "missing 1 required positional argument: 'rubric'"),
+        ({"judge": "rules"}, "missing a required argument: 'rubric'"),
     ],
 )
 def test_options_that_make_no_sense(options, error):

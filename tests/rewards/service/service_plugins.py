@@ -7,7 +7,7 @@ import time
 from evolpo.rewards.base import Sample, sample_reward
 
 
-@sample_reward(isolate=True)
+@sample_reward(isolate=True, cold_timeout_s=1.0)
 def in_worker(sample: Sample) -> float:
     """Do what the text says: `pid`, `hang`, `exit`, or `killed once FILE`; else 1."""
     if sample.text == "pid":

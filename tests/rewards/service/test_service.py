@@ -19,6 +19,7 @@ from evolpo.rewards.service.config import ResourceConfig, ServiceConfig, default
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.service.stats import StatsRecorder, quantile
 from evolpo.rewards.testing import make_sample
+from evolpo.rewards.unscored import RewardError
 
 WAIT_S = 120
 
@@ -421,6 +422,23 @@ def test_coroutines_can_start_processes(service):
         return float(output)
 
     assert service.submit(shell, numbered(8)).result(WAIT_S)[0].value == 8.0
+
+
+class Blocking:
+    name = "blocking"
+    scope = "sample"
+
+    async def score(self, samples):
+        time.sleep(6)
+        return [Score(1.0) for _ in samples]
+
+
+def test_object_that_blocks_the_event_loop_is_named_and_given_up(capfd):
+    with closing(service_with(timeout_s=1.0)) as service:
+        future = service.run(service.score(Blocking(), numbered(1)))
+        with pytest.raises(RewardError, match=r"blocking \(.*\) has blocked the event loop of the rewards for"):
+            future.result(WAIT_S)
+    assert "evolpo: blocking (test_service.py:" in capfd.readouterr().err
 
 
 # --- exactly once ---
