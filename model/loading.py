@@ -181,4 +181,7 @@ def load_tokenizer(path: str) -> Any:
     """Load the tokenizer that lies beside a model."""
     from transformers import AutoTokenizer
 
+    from evolpo.model.config import register
+
+    register()  # transformers warns of a configuration that it does not know
     return AutoTokenizer.from_pretrained(path)

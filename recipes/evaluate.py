@@ -6,7 +6,13 @@ from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
-from evolpo.recipes.runs.evaluation import evaluate, evaluation_metrics, evaluation_sampling, write_judged
+from evolpo.recipes.runs.evaluation import (
+    check_component,
+    evaluate,
+    evaluation_metrics,
+    evaluation_sampling,
+    write_judged,
+)
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.rewards.stack import RewardStack
@@ -29,6 +35,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         tokenizer = load_tokenizer(path)
         prompts = [prompt for _, prompt in encode_problems(problems, tokenizer, config.data)]
         rewards = RewardStack(config.rewards)
+        check_component(config.evaluation, rewards.names)
         run = new_run_folder(config.output_dir, config.name)
         write_config(run, config)
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")

@@ -9,7 +9,11 @@ from hydra.core.global_hydra import GlobalHydra
 
 from evolpo.recipes import cli
 
-SMALL = ["data.train=[{kind: reasoning_gym, family: chain_sum, size: 50}]", "data.heldout_size=10"]
+SMALL = [
+    "data.train=[{kind: reasoning_gym, family: chain_sum, size: 50}]",
+    "data.heldout_size=10",
+    "data.max_prompt_tokens=200",
+]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
