@@ -29,13 +29,13 @@ def usage() -> str:
         [
             f"evolpo {__version__}: reinforcement-learning post-training of language models, by sentences",
             "",
-            "usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]",
+            "usage: evolpo COMMAND [overrides] [--config FILE] [--help] [--cfg job] [--multirun]",
             "",
             *lines,
             "",
             "`evolpo COMMAND --help` shows the whole configuration; any field is an override: "
             "`evolpo train steps=20 algorithm=grpo`.",
-            "`evolpo train --dry-run ...` checks a configuration without loading a model.",
+            "`--config FILE` reads fields from a YAML file; `evolpo train --dry-run ...` checks without loading a model.",
         ]
     )
 
@@ -92,7 +92,7 @@ def _mistakes_on_one_line() -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
     from safetensors import SafetensorError
 
-    from evolpo.recipes.runs.stop import TERMINATED, Terminated
+    from evolpo.recipes.runs.stop import Terminated, leave
     from evolpo.rewards.stack import RewardError
     from evolpo.rl.checkpoint import CheckpointError
 
@@ -114,7 +114,7 @@ def _mistakes_on_one_line() -> Iterator[None]:
     except MemoryError:
         sys.exit(_fail("memory is not enough for what the configuration asks; lower its sizes", 2))
     except Terminated as end:
-        sys.exit(_fail(str(end), TERMINATED) if first else TERMINATED)
+        leave(end)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; resume=FOLDER goes on (evolpo compare: the same command)", 130))
 

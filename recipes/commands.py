@@ -47,6 +47,14 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "init": Command(
+        config="init",
+        schema="evolpo.recipes.init:InitConfig",
+        main="evolpo.recipes.init:main",
+        summary="a recipe of one's own to begin with",
+        example="evolpo init my_run",
+        positional=("name",),
+    ),
     "train": Command(
         config="train",
         schema="evolpo.recipes.config:TrainConfig",

@@ -149,7 +149,7 @@ def _train_step(trainer: Trainer, rows: Sequence[Row], config: SftConfig, step: 
     start = time.perf_counter()
     chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[trainer.rank :: trainer.world]
     batch = Batch(tuple(replace(rows[i], group=number) for number, i in enumerate(chosen)))
-    kept = ("loss", "grad_norm", "lr", "train/", "experts/", "fp8/")
+    kept = ("loss", "grad_norm", "lr", "entropy", "updates/", "train/", "experts/", "fp8/")
     found = trainer.update(batch, NegativeLogLikelihood()).metrics
     metrics = {name: value for name, value in found.items() if name.startswith(kept)}
     metrics["seconds/step"] = time.perf_counter() - start

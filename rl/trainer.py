@@ -25,7 +25,7 @@ from evolpo.rl import optimizer_state
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.expert_parallel import balanced_routers, prepare, spread_layers, whole_experts
-from evolpo.rl.logprobs import Policy, check_supported
+from evolpo.rl.logprobs import ENTROPY_EVERY, Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
 from evolpo.rl.totals import Totals
 
@@ -104,6 +104,8 @@ class UpdateResult:
     """By row of the batch: log-probabilities of its tokens under the policy that sampled, as the trainer sees it."""
     log_ratios: dict[int, list[float]] = field(default_factory=dict)
     """By row of the batch: log pi - log pi_old of its tokens when its gradient was taken."""
+    skipped: int = 0
+    """Optimizer steps that were left out because a gradient was not finite."""
 
 
 def learning_rate(step: int, total: int, config: TrainerConfig) -> float:
@@ -262,6 +264,9 @@ class Trainer:
     def _clip_fp32_gradients(self) -> None:
         """Clip under fp32 and stage 0, where DeepSpeed's own method would drop the norm."""
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        if not norm.isfinite():  # what DeepSpeed does in every other stage: no gradient, no step
+            for parameter in self.policy.parameters():
+                parameter.grad = None
         self.engine._global_grad_norm = float(norm)
 
     # -- one update ---------------------------------------------------------------------------------------------
@@ -282,6 +287,7 @@ class Trainer:
         for part in parts:
             self._optimizer_step(batch.rows, part, loss, old, result, totals)
         result.metrics = totals.reduce()
+        result.metrics["updates/skipped"] = float(result.skipped)
         result.metrics["lr"] = learning_rate(self.updates - 1, self.total_updates, self.config)
         return result
 
@@ -320,7 +326,11 @@ class Trainer:
         if load is not None:
             for name, value in asdict(load).items():
                 totals.add(f"experts/{name}", value, 1.0)
-        totals.add("grad_norm", float(self.engine.get_global_grad_norm() or 0.0), 1.0)
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if math.isfinite(norm):
+            totals.add("grad_norm", norm, 1.0)
+        else:  # the optimizer has not moved
+            result.skipped += 1
 
     def _accumulate(
         self,
@@ -331,7 +341,8 @@ class Trainer:
         result: UpdateResult,
         totals: Totals,
     ) -> None:
-        logprobs, _, further = self.engine(micro)  # [B, T]
+        logprobs, entropy, further = self.engine(micro, entropy_every=ENTROPY_EVERY)  # [B, T], [K]
+        totals.add("entropy", float(entropy.mean()), len(entropy))
         old_logprobs = logprobs.detach()
         if micro.rows[0] in old:
             old_logprobs = micro.unflatten(torch.tensor([x for i in micro.rows for x in old[i]], device=self.device))

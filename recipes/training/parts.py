@@ -18,7 +18,7 @@ from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.resume import resume_point
-from evolpo.recipes.runs.stop import Stop, Terminated
+from evolpo.recipes.runs.stop import Stop, Terminated, leave
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.checkpoint import read_state, set_later_aside, write_checkpoint
 from evolpo.rl.curriculum import Curriculum
@@ -207,4 +207,7 @@ def saving_at_the_end(parts: Parts) -> Iterator[None]:
     except Terminated:
         if parts.saved < parts.done:
             save(parts)
-        raise Terminated(parts.stop.message(parts.saved)) from None
+        if parts.writer is not None:
+            parts.writer.close()
+        parts.progress.close()
+        leave(Terminated(parts.stop.message(parts.saved)))  # what would be closed else waits for rewards that hang
