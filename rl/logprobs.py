@@ -87,7 +87,8 @@ def chunked_logprobs(
         targets: [N] int64 token ids.
         temperature: sampling temperature of the rollout; the policy is the distribution that was sampled from.
         chunk: tokens whose logits are in memory at a time.
-        entropy_every: also compute the entropy of the first of every so many distributions, in nats, without gradient; 0: of none.
+        entropy_every: also compute the entropy, in nats and without gradient, of the first of every so many
+            distributions; 0: of none.
 
     Returns:
         [N] float32 log-probabilities in nats, and [N / entropy_every, rounded up] entropies or None.

@@ -12,7 +12,7 @@ import numpy as np
 from evolpo import InputError
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import TrainConfig
-from evolpo.recipes.runs.context import check_context, context_tokens
+from evolpo.recipes.runs.context import check_context, check_memory, context_tokens
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.folder import check_name, writable_folder
 from evolpo.recipes.runs.launch import local_processes
@@ -43,6 +43,7 @@ def dry_run(config: TrainConfig) -> str:
     writable_folder(config.output_dir)
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)
+    check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
     train, heldout = split_heldout(config.data, config.seed)
     tokenizer = load_tokenizer(model)
     own = "data.heldout" if config.data.heldout else "data.train"
