@@ -196,6 +196,9 @@ def load_tokenizer(path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
+    from evolpo.model.config import register
+
+    register()  # transformers warns of a configuration that it does not know
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:

@@ -5,17 +5,17 @@ A user's mistake is one line on stderr and exit code 2; a failed run is exit cod
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from evolpo import InputError, __version__
-from evolpo.recipes.commands import COMMANDS, expanded, one_line, registered
+from evolpo.recipes.commands import COMMANDS, one_line, registered
 
 
 def usage() -> str:
@@ -29,13 +29,13 @@ def usage() -> str:
         [
             f"evolpo {__version__}: reinforcement-learning post-training of language models, by sentences",
             "",
-            "usage: evolpo COMMAND [overrides] [--help] [--cfg job] [--multirun]",
+            "usage: evolpo COMMAND [overrides] [--config FILE] [--help] [--cfg job] [--multirun]",
             "",
             *lines,
             "",
             "`evolpo COMMAND --help` shows the whole configuration; any field is an override: "
             "`evolpo train steps=20 algorithm=grpo`.",
-            "`evolpo train --dry-run ...` checks a configuration without loading a model.",
+            "`--config FILE` takes fields from a YAML file; `evolpo train --dry-run ...` checks them without a model.",
         ]
     )
 
@@ -53,22 +53,13 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     raise InputError(f"command: {' '.join(arguments[:1])!r} is none of {', '.join(COMMANDS)}; try evolpo --help")
 
 
-def _named(arguments: list[str], fields: tuple[str, ...]) -> list[str]:
-    """Leading arguments without a name as overrides of the command's positional fields."""
-    plain = list(takewhile(lambda argument: "=" not in argument and not argument.startswith("-"), arguments))
-    values = [argument.replace("'", r"\'") for argument in plain[: len(fields)]]
-    overrides = [f"{field}='{value}'" for field, value in zip(fields, values, strict=False)]
-    return overrides + arguments[len(overrides) :]
-
-
 def run(arguments: list[str]) -> None:
     """Run one command; raises what goes wrong."""
     name, rest = split_command(arguments)
     import hydra
 
     command = registered(name)
-    rest = [expanded(argument, command.config) for argument in _named(rest, command.positional)]
-    sys.argv = [f"evolpo {name}", *rest]
+    sys.argv = [f"evolpo {name}", *command.words(rest)]
     sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
 
     @wraps(command.run)
@@ -110,9 +101,13 @@ def _mistakes_on_one_line() -> Iterator[None]:
     """Turn what a user can mend into one line and an exit code; everything else stays a traceback."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from safetensors import SafetensorError
 
+    from evolpo.recipes.runs.stop import Terminated, leave
     from evolpo.rewards.stack import RewardError
+    from evolpo.rl.checkpoint import CheckpointError
 
+    first = os.environ.get("RANK", "0") == "0"  # what all ranks raise, one of them says
     try:
         yield
     except InputError as error:
@@ -121,8 +116,28 @@ def _mistakes_on_one_line() -> Iterator[None]:
         sys.exit(_fail(one_line(error), 2))
     except RewardError as error:
         sys.exit(_fail(str(error), 1))
+    except CheckpointError as error:
+        sys.exit(_fail(str(error), 1) if first else 1)
+    except (OSError, SafetensorError) as error:
+        if (message := _full_disk(error)) is None:
+            raise
+        sys.exit(_fail(message, 1))
+    except MemoryError:
+        sys.exit(_fail("memory is not enough for what the configuration asks; lower its sizes", 2))
+    except Terminated as end:
+        leave(end)
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; resume=FOLDER goes on (evolpo compare: the same command)", 130))
+
+
+def _full_disk(error: Exception) -> str | None:
+    """What to say of an error of a full disk; None of another one."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and "No space left" not in str(error):
+        return None
+    name = getattr(error, "filename", None)
+    place = f" ({name})" if name else ""
+    return f"the disk is full{place}; make room, then resume=FOLDER goes on from the newest checkpoint"
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
+
+from evolpo.recipes.arguments.fields import check_numbers
+from evolpo.recipes.arguments.grammar import at_home
+from evolpo.recipes.arguments.words import hydra_words
 
 TO_OBJECT = "omegaconf:OmegaConf.to_object"
 RESUMABLE = "evolpo.recipes.runs.resume:effective_config"
@@ -30,13 +34,27 @@ class Command:
     positional: tuple[str, ...] = ()
     """Fields that leading arguments without a name fill, in this order."""
 
+    def words(self, arguments: Sequence[str]) -> list[str]:
+        """What hydra is to read of the arguments of a call."""
+        return hydra_words(arguments, self.config, resolve_name(self.schema), self.positional)
+
     def run(self, config: Any) -> None:
         """Run it on a composed configuration."""
         effective: Callable[[Any], Any] = resolve_name(self.effective)
-        resolve_name(self.main)(effective(config))
+        checked = effective(at_home(config))
+        check_numbers(checked)
+        resolve_name(self.main)(checked)
 
 
 COMMANDS: Mapping[str, Command] = {
+    "init": Command(
+        config="init",
+        schema="evolpo.recipes.init:InitConfig",
+        main="evolpo.recipes.init:main",
+        summary="a recipe of one's own to begin with",
+        example="evolpo init my_run",
+        positional=("name",),
+    ),
     "train": Command(
         config="train",
         schema="evolpo.recipes.config:TrainConfig",
@@ -173,18 +191,6 @@ COMMANDS: Mapping[str, Command] = {
 """Every command by name."""
 
 
-def expanded(argument: str, config_name: str) -> str:
-    """`--dry-run` as an override; `experiment=NAME` as the file of this command, `experiment=COMMAND/NAME`."""
-    if argument == "--dry-run":
-        return "dry_run=true"
-    field, equals, value = argument.partition("=")
-    if field == "runs" or field.startswith(("options.", "runs.")):
-        return f"++{argument}"  # A reward's own options, the user's own methods: the configuration knows none of them.
-    if field.lstrip("+") != "experiment" or not value:
-        return argument
-    return field + equals + ",".join(one if "/" in one else f"{config_name}/{one}" for one in value.split(","))
-
-
 def registered(name: str) -> Command:
     """A command, its dataclass known to hydra."""
     from hydra.core.config_store import ConfigStore
@@ -203,8 +209,9 @@ def composed(name: str, arguments: list[str]) -> Any:
     from hydra import compose
 
     command = registered(name)
-    composition = compose(command.config, [expanded(argument, command.config) for argument in arguments])
-    return resolve_name(TO_OBJECT)(composition)
+    checked = resolve_name(TO_OBJECT)(at_home(compose(command.config, command.words(arguments))))
+    check_numbers(checked)
+    return checked
 
 
 def one_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ class TrainConfig:
     resume: str = ""
     """Folder of a run or of one of its checkpoints to go on from."""
     dry_run: bool = False
-    """Check configuration, data, rewards and model folder, then stop without loading the model."""
+    """Check configuration, data, prompts, rewards and context, show a prompt, and stop without loading the model."""
     model: ModelConfig = field(default_factory=ModelConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -78,6 +78,16 @@ class TrainConfig:
                 f"prompts_per_step: {self.prompts_per_step} cannot be shared by {world} ranks; "
                 f"give a multiple of {world}"
             )
+
+    def warnings(self) -> list[str]:
+        """What is allowed and probably not meant, one sentence each."""
+        cut = {"rollout.top_p": self.rollout.top_p < 1, "rollout.top_k": self.rollout.top_k > 0}
+        names = [name for name, cuts in cut.items() if cuts]
+        return [
+            f"{name}: cuts the distribution that is sampled from, while the whole one is trained; log-probabilities of "
+            f"engine and trainer will differ. Sample from all of it, or weigh by algorithm.correction=tis"
+            for name in names
+        ]
 
     def describe_batch(self, world: int) -> str:
         """The three batch sizes and how they belong together, in one line."""

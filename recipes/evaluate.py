@@ -6,7 +6,13 @@ from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
-from evolpo.recipes.runs.evaluation import evaluate, evaluation_metrics, evaluation_sampling, write_judged
+from evolpo.recipes.runs.evaluation import (
+    check_component,
+    evaluate,
+    evaluation_metrics,
+    evaluation_sampling,
+    write_judged,
+)
 from evolpo.recipes.runs.fit import check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
@@ -28,6 +34,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         check_context(path, config.data, config.rollout)
         problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
+        check_component(config.evaluation, rewards.names)
         check_rewards(rewards, config.data, [], problems)
         tokenizer = load_tokenizer(path)
         prompts = [one for _, one in encode_problems(problems, tokenizer, config.data, progress.note, "data.heldout")]

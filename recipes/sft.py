@@ -25,9 +25,12 @@ from evolpo import InputError
 from evolpo.model import model_folder
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
-from evolpo.recipes.runs.folder import new_run_folder, write_config
+from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.launch import launched
-from evolpo.rl.checkpoint import find_checkpoint, read_state, write_checkpoint
+from evolpo.recipes.runs.lock import locked
+from evolpo.recipes.runs.resume import resume_point
+from evolpo.recipes.runs.stop import Stop, Terminated
+from evolpo.rl.checkpoint import read_state, set_later_aside, write_checkpoint
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.metrics import MetricsWriter, Progress
@@ -74,15 +77,17 @@ def main(config: SftConfig) -> None:
 def sft(config: SftConfig) -> Path:
     """Run `evolpo sft` and return the folder of the model; every rank calls it."""
     with ExitStack() as stack:
+        stop = stack.enter_context(Stop())
         progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
         progress.note("loading data")
         examples, heldout = load_examples(config)
         progress.note(f"{len(examples)} examples to train on, {len(heldout)} held out")
-        run, start, trainer = _begin(config, examples, progress)
+        run, start, trainer = _begin(config, examples, progress, stop, stack)
         rows = [encode_example(example, trainer.tokenizer, config.data) for example in examples]
         heldout_rows = [encode_example(example, trainer.tokenizer, config.data) for example in heldout]
-        resumed = start if config.resume else None
+        resumed = start or None
         writer = stack.enter_context(MetricsWriter(run, config.logger, resumed)) if trainer.rank == 0 else None
+        stop.begin()
         for step in range(start, config.steps):
             progress.phase("training")
             done = step + 1
@@ -96,17 +101,24 @@ def sft(config: SftConfig) -> Path:
             if writer is not None:
                 writer.log(done, metrics)
             progress.step(done, metrics)
-            if _due(done, config.steps, config.trainer.save_every):
+            asked = trainer.max_over_ranks(float(stop.asked)) > 0
+            if asked or _due(done, config.steps, config.trainer.save_every):
                 _save(trainer, config, run, done, examples)
+            if asked:
+                raise Terminated(stop.message(done))
         return _write_model(trainer, run)
 
 
-def _begin(config: SftConfig, examples: Sequence[Example], progress: Progress) -> tuple[Path, int, Trainer]:
+def _begin(
+    config: SftConfig, examples: Sequence[Example], progress: Progress, stop: Stop, stack: ExitStack
+) -> tuple[Path, int, Trainer]:
     """Folder of the run, finished steps and trainer, from the start or from a checkpoint."""
     start = updates = 0
+    checkpoint: Path | None = None
     if config.resume:
-        run, checkpoint = find_checkpoint(config.resume)
-        state, model = read_state(checkpoint), str(checkpoint)
+        run, checkpoint = resume_point(config.resume)
+    if checkpoint:
+        state = read_state(checkpoint)
         _check_same(state["made_of"], _made_of(config, examples))
         start, updates = state["step"], state["updates"]
     rank, world = init_distributed()
@@ -115,16 +127,22 @@ def _begin(config: SftConfig, examples: Sequence[Example], progress: Progress) -
             f"examples_per_step: {config.examples_per_step} cannot be shared by {world} ranks; "
             f"give a multiple of {world}"
         )
+    model = str(checkpoint) if checkpoint else model_folder(config.model)
     if not config.resume:
-        model = model_folder(config.model)
         run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
-        if rank == 0:
-            write_config(run, config)
+    stop.run = run
+    if rank == 0:
+        stack.enter_context(locked(run))
+        write_config(run, config)
+        if not config.resume:
+            write_start(run)
+        for folder in set_later_aside(run, start) if checkpoint else []:
+            progress.note(f"{folder.name}: its step is done again")
     progress.note(f"run {run}")
     progress.note(f"loading the model from {model}")
     trainer = Trainer(model, config.trainer, total_updates=config.steps, mtp_weight=config.mtp_weight)
-    if config.resume:
-        trainer.load_optimizer(Path(model))
+    if checkpoint:
+        trainer.load_optimizer(checkpoint)
         trainer.updates = updates
     return run, start, trainer
 
@@ -134,7 +152,7 @@ def _train_step(trainer: Trainer, rows: Sequence[Row], config: SftConfig, step: 
     start = time.perf_counter()
     chosen = _batch(len(rows), config.examples_per_step, step, config.seed)[trainer.rank :: trainer.world]
     batch = Batch(tuple(replace(rows[i], group=number) for number, i in enumerate(chosen)))
-    kept = ("loss", "grad_norm", "lr", "train/", "experts/", "fp8/")
+    kept = ("loss", "grad_norm", "lr", "entropy", "updates/", "train/", "experts/", "fp8/")
     found = trainer.update(batch, NegativeLogLikelihood()).metrics
     metrics = {name: value for name, value in found.items() if name.startswith(kept)}
     metrics["seconds/step"] = time.perf_counter() - start
@@ -182,7 +200,7 @@ def _save(trainer: Trainer, config: SftConfig, run: Path, step: int, examples: S
         trainer.save_optimizer(folder)
 
     keep = config.trainer.keep_checkpoints
-    write_checkpoint(run, step, state, write_files, keep, rank=trainer.rank, barrier=trainer.barrier)
+    write_checkpoint(run, step, state, write_files, keep, rank=trainer.rank, gather=trainer.gather)
 
 
 def _made_of(config: SftConfig, examples: Sequence[Example]) -> dict[str, Any]:

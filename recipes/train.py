@@ -9,10 +9,13 @@ from pathlib import Path
 from evolpo.recipes.config import ModelCheckConfig, TrainConfig
 from evolpo.recipes.model import check
 from evolpo.recipes.report.report import closing_lines, write_report
-from evolpo.recipes.runs.launch import dry_run, launched
+from evolpo.recipes.runs.dry_run import dry_run
+from evolpo.recipes.runs.evaluation import right_of
+from evolpo.recipes.runs.launch import launched
+from evolpo.recipes.runs.stop import Stop
 from evolpo.recipes.training.evaluation import evaluate_heldout, write_summary
 from evolpo.recipes.training.metrics import Timer, step_metrics
-from evolpo.recipes.training.parts import Parts, assemble, save
+from evolpo.recipes.training.parts import assemble, log, save, saving_at_the_end
 from evolpo.recipes.training.rollout import rollout
 from evolpo.recipes.training.routing import compare_routing
 from evolpo.recipes.training.samples import sample_rows
@@ -42,10 +45,14 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
         run: the folder of a new run; None makes `output_dir/name/TIME`.
     """
     with ExitStack() as stack:
-        parts = assemble(config, stack, engine, run)
+        stop = stack.enter_context(Stop())
+        parts = assemble(config, stack, engine, run, stop)
         trainer, engine = parts.trainer, parts.engine
-        if not config.resume:
-            _log(parts, 0, evaluate_heldout(parts, 0))
+        stack.enter_context(saving_at_the_end(parts))
+        if parts.start == 0:
+            log(parts, 0, evaluate_heldout(parts, 0))
+        elif parts.pending is not None:
+            log(parts, parts.start, parts.pending | evaluate_heldout(parts, parts.start))
 
         for step in range(parts.start, config.steps):
             timer = Timer()
@@ -63,24 +70,20 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
                 engine.update_weights(trainer.named_weights(), version=step + 1)
 
             done = step + 1
-            metrics |= result.metrics | step_metrics(scored, units, timer, trainer.world)
+            metrics |= result.metrics | step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))
             parts.table.add(
                 sample_rows(done, scored, units, advantages, batch, result, trainer.tokenizer, config.logger)
             )
+            parts.finish(done, metrics)
             if done == config.steps or (config.evaluation.every and done % config.evaluation.every == 0):
                 metrics |= evaluate_heldout(parts, done)
+            log(parts, done, metrics)
             if done == config.steps or done % config.trainer.save_every == 0:
-                save(parts, done)
-            _log(parts, done, metrics)
+                save(parts)
+            stop.check(trainer)
 
         if trainer.rank == 0:
             write_summary(parts)
             write_report(parts.run)
         trainer.barrier()
         return parts.run
-
-
-def _log(parts: Parts, step: int, metrics: dict[str, float]) -> None:
-    if parts.writer is not None:
-        parts.writer.log(step, metrics)
-    parts.progress.step(step, metrics)

@@ -129,6 +129,11 @@ class RewardStack:
         self.last_metrics: dict[str, float] = {}
         """Of the last step, by component: mean value, share unscored, seconds a response, and its own metrics."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the components, as in `breakdown`."""
+        return [one.name for one in self._components]
+
     def score(self, groups: Sequence[Group]) -> list[Group]:
         """The same groups with `rewards` and `breakdown` set.
 

@@ -50,6 +50,8 @@ class UnscoredResponses:
         """JSONL to add failed responses to, as `evolpo score` reads them; None for none."""
         self.last = ""
         """What is to be said of the last step: empty if all its responses have a reward."""
+        self.failed: list[Failure] = []
+        """Of each response of the last step without a reward, the first reason."""
         self._groups_written = 0
 
     def add(self, groups: Sequence[Group], failures: Sequence[Sequence[Failure]]) -> None:
@@ -63,7 +65,7 @@ class UnscoredResponses:
             RewardError: too many of the last responses have no reward.
         """
         self._window.extend(map(tuple, failures))
-        failed = [one[0] for one in failures if one]
+        self.failed = failed = [one[0] for one in failures if one]
         self.last = ""
         if failed:
             where = f"; they are in {self.file}" if self.file is not None else ""

@@ -158,8 +158,27 @@ class Curriculum:
         self.number, self._seen = state["number"], list(state["seen"])
 
 
-def passed(groups: Sequence[Group]) -> tuple[int, int]:
-    """Responses that are right, by the first component of the reward, and responses that it gave a value."""
-    values = [next(iter(row.values()), None) for group in groups for row in group.breakdown]
-    known = [value for value in values if value is not None]
-    return sum(value > 0 for value in known), len(known)
+@dataclass(frozen=True)
+class Right:
+    """When a response is right: by the value of one component of its reward."""
+
+    component: str = ""
+    """Name of the component; empty: the first one."""
+    threshold: float = 1.0
+    """Least value that is right."""
+
+    def count(self, breakdown: Sequence[Mapping[str, float | None]]) -> tuple[int, int]:
+        """How many of these responses are right, and how many the component gave a value.
+
+        Args:
+            breakdown: of each response, the value of each component by name.
+        """
+        values = [row.get(self.component or next(iter(row), "")) for row in breakdown]
+        known = [value for value in values if value is not None]
+        return sum(value >= self.threshold for value in known), len(known)
+
+
+def passed(groups: Sequence[Group], right: Right) -> tuple[int, int]:
+    """Responses that are right, and responses of which that is known."""
+    counts = [right.count(group.breakdown) for group in groups]
+    return sum(count for count, _ in counts), sum(known for _, known in counts)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from evolpo.rl.batching import MicroBatch
 
+ENTROPY_EVERY = 8
+"""One response token in so many is asked for its entropy: a mean needs no more."""
 CHUNK = 512
 """Response tokens whose logits are in memory at a time."""
 
@@ -34,12 +36,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         chunk: int,
-        with_entropy: bool,
+        entropy_every: int,
         rule: LogitRule,
     ) -> tuple[Tensor, Tensor]:
         size = len(targets)
         logprobs = torch.empty(size, dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty(size if with_entropy else 0, dtype=torch.float32, device=hidden.device)
+        entropy = logprobs.new_empty(-(-size // entropy_every) if entropy_every else 0)
         logsumexp = torch.empty_like(logprobs)
         for start in range(0, size, chunk):
             part = slice(start, start + chunk)
@@ -48,9 +50,11 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 logits /= temperature
             logsumexp[part] = logits.logsumexp(dim=1)
             logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logsumexp[part]
-            if with_entropy:
-                logs = logits - logsumexp[part, None]
-                entropy[part] = -(logs.exp() * logs).sum(dim=1)
+            if entropy_every:
+                first = -(-start // entropy_every)  # of the tokens that are asked, the first in this chunk
+                asked = slice(first * entropy_every - start, None, entropy_every)
+                logs = logits[asked] - logsumexp[part][asked, None]
+                entropy[first : first + len(logs)] = -torch.linalg.vecdot(logs.exp(), logs)
         ctx.save_for_backward(hidden, weight, bias, targets, logsumexp)
         ctx.temperature, ctx.chunk, ctx.rule = temperature, chunk, rule
         ctx.mark_non_differentiable(entropy)
@@ -89,7 +93,7 @@ def chunked_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     chunk: int = CHUNK,
-    with_entropy: bool = False,
+    entropy_every: int = 0,
     *,
     bias: Tensor | None = None,
     rule: LogitRule = PLAIN,
@@ -102,17 +106,18 @@ def chunked_logprobs(
         targets: [N] int64 token ids.
         temperature: sampling temperature of the rollout; the policy is the distribution that was sampled from.
         chunk: tokens whose logits are in memory at a time.
-        with_entropy: also compute the entropy of each distribution, in nats, without gradient.
+        entropy_every: also compute the entropy, in nats and without gradient, of the first of every so many
+            distributions; 0: of none.
         bias: [V] of the LM head, or None.
         rule: scale and soft cap of the logits.
 
     Returns:
-        [N] float32 log-probabilities in nats, and [N] entropies or None.
+        [N] float32 log-probabilities in nats, and [N / entropy_every, rounded up] entropies or None.
     """
     logprobs, entropy = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, temperature, chunk, with_entropy, rule
+        hidden, weight, bias, targets, temperature, chunk, entropy_every, rule
     )
-    return logprobs, entropy if with_entropy else None
+    return logprobs, entropy if entropy_every else None
 
 
 class Policy(nn.Module):
@@ -146,12 +151,13 @@ class Policy(nn.Module):
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return head
 
-    def forward(self, batch: MicroBatch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, batch: MicroBatch, entropy_every: int = 0) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities of the micro-batch's response tokens.
 
         Returns:
-            [B, T] float32, zero where `batch.mask` is False; the entropies in the same shape, or None; and, with
-            multi-token prediction, the log-probabilities that it gives the tokens one step earlier, or None.
+            [B, T] float32, zero where `batch.mask` is False; the entropy at the first of every `entropy_every` response
+            tokens of the micro-batch, [K], or None; and, with multi-token prediction, the log-probabilities that it
+            gives the tokens one step earlier, or None.
         """
         hidden = self.model.base_model(
             input_ids=batch.input_ids,
@@ -164,12 +170,12 @@ class Policy(nn.Module):
         head: Any = self.head
         weight, bias = head.weight, getattr(head, "bias", None)
         logprobs, entropy = chunked_logprobs(
-            predicting, weight, batch.targets, self.temperature, self.chunk, with_entropy, bias=bias, rule=self.rule
+            predicting, weight, batch.targets, self.temperature, self.chunk, entropy_every, bias=bias, rule=self.rule
         )
         further = None
         if self.mtp_weight and torch.is_grad_enabled():
             further = batch.unflatten(self._further(batch, hidden, weight))
-        return batch.unflatten(logprobs), None if entropy is None else batch.unflatten(entropy), further
+        return batch.unflatten(logprobs), entropy, further
 
     def _further(self, batch: MicroBatch, hidden: Tensor, weight: Tensor) -> Tensor:
         """[M] log-probabilities of the response tokens by multi-token prediction, from two tokens before each."""

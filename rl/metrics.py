@@ -334,6 +334,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from evolpo.model.experts import routers
 from evolpo.model.names import save_model
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
-from evolpo.rl.logprobs import Policy, check_supported
+from evolpo.rl.logprobs import ENTROPY_EVERY, Policy, check_supported
 from evolpo.rl.losses import LossOptions, PolicyLoss
 from evolpo.rl.totals import Totals
 from evolpo.rl.training import optimizer_state
@@ -41,6 +42,8 @@ class UpdateResult:
     """By row of the batch: log-probabilities of its tokens under the policy that sampled, as the trainer sees it."""
     log_ratios: dict[int, list[float]] = field(default_factory=dict)
     """By row of the batch: log pi - log pi_old of its tokens when its gradient was taken."""
+    skipped: int = 0
+    """Optimizer steps that were left out because a gradient was not finite."""
 
 
 def split_rows(rows: Sequence[Row], parts: int) -> list[list[int]]:
@@ -128,6 +131,7 @@ class Trainer(Ranks):
         for part in parts:
             self._optimizer_step(batch.rows, part, loss, old, result, totals)
         result.metrics = totals.reduce()
+        result.metrics["updates/skipped"] = float(result.skipped)
         result.metrics["lr"] = learning_rate(self.updates - 1, self.total_updates, self.config)
         return result
 
@@ -166,7 +170,11 @@ class Trainer(Ranks):
         if load is not None:
             for name, value in asdict(load).items():
                 totals.add(f"experts/{name}", value, 1.0)
-        totals.add("grad_norm", float(self.engine.get_global_grad_norm() or 0.0), 1.0)
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if math.isfinite(norm):
+            totals.add("grad_norm", norm, 1.0)
+        else:  # the optimizer has not moved
+            result.skipped += 1
 
     def _accumulate(
         self,
@@ -177,7 +185,8 @@ class Trainer(Ranks):
         result: UpdateResult,
         totals: Totals,
     ) -> None:
-        logprobs, _, further = self.engine(micro)  # [B, T]
+        logprobs, entropy, further = self.engine(micro, entropy_every=ENTROPY_EVERY)  # [B, T], [K]
+        totals.add("entropy", float(entropy.mean()), len(entropy))
         old_logprobs = logprobs.detach()
         if micro.rows[0] in old:
             old_logprobs = micro.unflatten(torch.tensor([x for i in micro.rows for x in old[i]], device=self.device))

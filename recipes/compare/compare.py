@@ -47,8 +47,9 @@ from evolpo.recipes.compare.state import (
     settle,
     state,
 )
+from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.folder import write_config
-from evolpo.recipes.runs.launch import dry_run, threads_each, worker_environment
+from evolpo.recipes.runs.launch import threads_each, worker_environment
 from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rollout.engine import RolloutEngine
 

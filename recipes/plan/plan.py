@@ -154,6 +154,9 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
     with init_empty_weights():
         dense = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     total = sum(p.numel() for p in dense.parameters())
+    head, looking_up = dense.get_output_embeddings(), dense.get_input_embeddings()
+    if config.tie_word_embeddings and head.weight is not looking_up.weight:
+        total -= embedding  # empty weights are not tied
     looked_up = 0 if config.tie_word_embeddings else embedding
     return Sizes(total, total, 0, looked_up, attention)
 

@@ -166,6 +166,9 @@ def _warnings(records: Sequence[Record]) -> list[str]:
         keys = sorted({key for r in broken for key in r["non_finite"]})
         steps = f"{len(broken)} step{'s' if len(broken) > 1 else ''}, first at step {broken[0]['step']}"
         warnings.append(f"Not finite in {steps}: {', '.join(keys)}.")
+    stood = int(np.nansum(series(records, "updates/skipped")))
+    if stood:
+        warnings.append(f"{stood} optimizer steps were skipped: their gradients were not finite.")
     skipped = int(np.nansum(series(records, "rows/skipped")))
     if skipped:
         warnings.append(f"{skipped} responses were left out of training.")

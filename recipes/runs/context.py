@@ -9,6 +9,8 @@ from evolpo import InputError
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
 
+LEAST_BYTES = 1024
+"""Memory that a response takes at least, with its tokens, log-probabilities and text."""
 STRETCHED = ("linear", "dynamic")
 """Kinds of rotary scaling that multiply the context; others, such as yarn, have it in `max_position_embeddings`."""
 
@@ -43,4 +45,27 @@ def check_context(model: str, data: DataConfig, rollout: RolloutConfig) -> None:
             f"rollout.max_response_tokens: {rollout.max_response_tokens} and data.max_prompt_tokens="
             f"{data.max_prompt_tokens} are {longest} tokens, more than the {context} of the context of {model}; "
             f"lower one of the two"
+        )
+
+
+def check_memory(rollout: RolloutConfig, responses: int) -> None:
+    """Raise InputError if the engine's cache, or the responses of a step alone, are more than this machine's memory.
+
+    Args:
+        rollout: has the size of the cache.
+        responses: of a step.
+    """
+    import psutil
+    import torch
+
+    total = psutil.virtual_memory().total
+    device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else total
+    if rollout.kv_cache_gb * (1 << 30) > device:
+        raise InputError(
+            f"rollout.kv_cache_gb: {rollout.kv_cache_gb:g} GiB are more than the {device / (1 << 30):.0f} of the device"
+        )
+    if responses * LEAST_BYTES > total:
+        raise InputError(
+            f"prompts_per_step: times responses_per_prompt that are {responses} responses a step, more than fit into "
+            f"memory; lower one of the two"
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from evolpo import InputError
 from evolpo.rewards.stack import RewardStack
+from evolpo.rl.curriculum import Right
 from evolpo.rl.data import Prompt
 from evolpo.rollout.engine import RolloutEngine, Sampling
 
@@ -29,7 +30,9 @@ class EvaluationConfig:
     pass_at: list[int] = field(default_factory=list)
     """The k of each pass@k to report; at most `samples`."""
     component: str = ""
-    """Reward component that says whether a response is right (value at least 1); empty: the first one of its task."""
+    """Reward component that says whether a response is right, here and in training; empty: its first one."""
+    threshold: float = 1.0
+    """Least value of that component that is right."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -40,6 +43,17 @@ class EvaluationConfig:
         for k in self.pass_at:
             if not 1 <= k <= self.samples:
                 raise InputError(f"evaluation.pass_at: {k} is not between 1 and evaluation.samples ({self.samples})")
+
+
+def right_of(config: EvaluationConfig) -> Right:
+    """When a response is right: one definition for training, curriculum and held-out problems."""
+    return Right(config.component, config.threshold)
+
+
+def check_component(config: EvaluationConfig, names: Sequence[str]) -> None:
+    """Raise InputError unless the component that decides what is right is one of the reward's; `names` are theirs."""
+    if config.component and config.component not in names:
+        raise InputError(f"evaluation.component: {config.component!r} is none of the reward's: {', '.join(names)}")
 
 
 @dataclass(frozen=True)
@@ -113,13 +127,10 @@ def evaluate(
     groups = rewards.score(engine.generate(prompts, sampling, seed))
     judged = []
     for group in groups:
-        # Groups of other tasks have other components.
-        values = [row.get(config.component or next(iter(row), "")) for row in group.breakdown]
-        known = [value for value in values if value is not None]
+        correct, known = right_of(config).count(group.breakdown)
         if known:
             tokens = float(np.mean([len(response.token_ids) for response in group.responses]))
-            right = sum(value >= 1.0 for value in known)
-            judged.append(Judged(group.prompt.id, group.prompt.difficulty, right, len(known), tokens))
+            judged.append(Judged(group.prompt.id, group.prompt.difficulty, correct, known, tokens))
     return judged
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evolpo import InputError
+from evolpo.rl.metrics import replacing, write_json
 
 CONFIG = "config.yaml"
+LONGEST_NAME = 255
+"""Bytes of a file name."""
+START = "start.json"
+"""How a run was started: in which directory, and with which files of groups."""
 APEXEVAL = "apexeval.json"
 """What ApexEval found, in the folder of its run: the best checkpoint and the row of each."""
 
@@ -36,6 +43,7 @@ def writable_folder(path: str) -> Path:
 
 def new_run_folder(output_dir: str, name: str) -> Path:
     """Make `output_dir/name/TIME`; two runs never share one."""
+    check_name(name)
     base = writable_folder(output_dir) / name
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1000):
@@ -59,6 +67,38 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def check_name(name: str) -> None:
+    """Raise InputError unless the name of a run is that of a folder inside `output_dir`."""
+    parts = Path(name).parts
+    fits = all(len(part.encode()) <= LONGEST_NAME for part in parts)
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name or not fits:
+        raise InputError(f"name: {name!r} is no name of a folder in output_dir; use letters, digits, _ and -")
+
+
 def write_config(run: Path, config: Any) -> None:
-    """Write the whole configuration of a run beside its results."""
-    OmegaConf.save(OmegaConf.structured(config), run / CONFIG)
+    """Write the whole configuration of a run beside its results, whole or not at all.
+
+    How the run is gone on with is no part of it.
+    """
+    changes = {name: type(getattr(config, name))() for name in ("resume", "dry_run") if hasattr(config, name)}
+    with replacing(run / CONFIG) as temporary:
+        OmegaConf.save(OmegaConf.structured(replace(config, **changes)), temporary)
+
+
+def write_start(run: Path) -> None:
+    """Write how this run was started, for `read_start`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    known = HydraConfig.initialized()
+    choices = HydraConfig.get().runtime.choices if known else {}
+    own = {group: choice for group, choice in choices.items() if choice and not group.startswith("hydra/")}
+    write_json(run / START, {"directory": str(Path.cwd()), "choices": own})
+
+
+def read_start(run: Path) -> dict[str, Any]:
+    """How a run was started; empty if nothing is known."""
+    try:
+        found: Any = json.loads((run / START).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from evolpo.model import model_folder
-from evolpo.recipes.config import TrainConfig
-from evolpo.recipes.runs.context import check_context
-from evolpo.recipes.runs.fit import check_levels, check_rewards
-from evolpo.recipes.runs.folder import writable_folder
-from evolpo.rewards.stack import RewardStack
-from evolpo.rollout.prompts import split_heldout
+from evolpo.recipes.arguments.words import words_again
+
+GRACE_S = 10.0
+"""Seconds that processes have after one of them has failed: they may fail likewise, and say so."""
+SAVING_S = 600.0
+"""Seconds that they have after SIGTERM; who sent it kills earlier if that is too long."""
 
 
 def local_processes(processes: int) -> int:
@@ -43,18 +48,77 @@ def launched(command: str, processes: int = 1) -> bool:
     sweeping = job.mode == RunMode.MULTIRUN
     if count == 1 and not sweeping:
         return False
-    environment = dict(os.environ)
-    launcher = [sys.executable]
-    if count > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(threads_each(count)))
-        # By address: torchrun waits for minutes where the machine's own name does not resolve.
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        launcher += ["--nproc-per-node", str(count)]
-    arguments = job.overrides.task if sweeping else sys.argv[1:]
-    code = subprocess.call([*launcher, "-m", "evolpo.recipes.cli", command, *arguments], env=environment)
+    words = words_again(job.overrides.task if sweeping else sys.argv[1:])
+    # Where hydra began: a run that is resumed has gone to another directory since.
+    code = run_processes([sys.executable, "-m", "evolpo.recipes.cli", command, *words], count, job.runtime.cwd)
     if code:
         raise SystemExit(code)
     return True
+
+
+def run_processes(arguments: Sequence[str], count: int, directory: str) -> int:
+    """Run `count` processes of one command as the ranks of a run; returns 0, or the exit code of the one that failed.
+
+    SIGTERM is handed on. When one fails the others, which would wait for it for ever, are killed after `GRACE_S`.
+
+    Args:
+        arguments: program and arguments.
+        count: of processes; a single one is no rank of anything.
+        directory: in which they work.
+    """
+    with _handing_on() as children:
+        for environment in rank_environments(count):
+            children.append(subprocess.Popen(arguments, env=environment, cwd=directory))
+        try:
+            return _wait(children)
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+
+
+def rank_environments(count: int) -> Iterator[Mapping[str, str]]:
+    """The environment of each rank on this machine, as torch.distributed reads it."""
+    if count == 1:
+        yield dict(os.environ)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(count)))}
+    for rank in range(count):
+        yield {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+@contextmanager
+def _handing_on() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A list of processes that get the SIGTERM that this one gets meanwhile."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield children
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all, not for ever once one has failed; the exit code of the first failure, 0 without one."""
+    code, deadline = 0, float("inf")
+    while time.monotonic() < deadline:
+        codes = [child.poll() for child in children]
+        if not code and (failed := [one for one in codes if one]):
+            code = failed[0] if failed[0] > 0 else 128 - failed[0]
+            deadline = time.monotonic() + (SAVING_S if code == 128 + signal.SIGTERM else GRACE_S)
+        if None not in codes:
+            break
+        time.sleep(0.05)
+    return code
 
 
 def threads_each(processes: int) -> int:
@@ -71,29 +135,3 @@ def worker_environment(worker: int) -> dict[str, str]:
         names = environment.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(count)))
         environment["CUDA_VISIBLE_DEVICES"] = names.split(",")[worker % count]
     return environment
-
-
-def dry_run(config: TrainConfig) -> str:
-    """Check all that can be checked without loading a model: data, rewards, folders, batch sizes.
-
-    Raises:
-        InputError: something does not fit.
-    """
-    world = int(os.environ.get("WORLD_SIZE", local_processes(config.processes)))
-    config.check_ranks(world)
-    writable_folder(config.output_dir)
-    model = model_folder(config.model)
-    check_context(model, config.data, config.rollout)
-    notes: list[str] = []
-    train, heldout = split_heldout(config.data, config.seed, notes.append)
-    check_levels(config.curriculum, train, config.rollout.max_response_tokens, config.steps)
-    rewards = RewardStack(config.rewards)
-    try:
-        check_rewards(rewards, config.data, train, heldout)
-    finally:
-        rewards.close()
-    lines = "\n".join(notes)
-    return (
-        f"model {model}\n{lines}\n{len(train)} problems to train on, {len(heldout)} held out, none shared\n"
-        f"{config.describe_batch(world)}\nconfiguration is fine"
-    )

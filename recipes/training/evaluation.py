@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ def evaluate_heldout(parts: Parts, step: int) -> dict[str, float]:
     sampling = evaluation_sampling(config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature)
     share = parts.heldout[trainer.rank :: trainer.world]
     seed = draw_seed(config.seed, step, 1 << 20, trainer.rank)
-    judged = evaluate(parts.engine, parts.rewards, share, config.evaluation, sampling, seed)
+    work = partial(evaluate, parts.engine, parts.rewards, share, config.evaluation, sampling, seed)
+    judged = parts.stop.interruptible(work)
+    parts.stop.check(trainer)
     everything = [one for part in trainer.gather(judged) for one in part]
     if trainer.rank == 0:
         write_judged(judged_file(parts.run, step), everything)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evolpo.rl.curriculum import passed
+from evolpo.rl.curriculum import Right, passed
 from evolpo.rl.data import Group
 
 
@@ -29,7 +29,7 @@ class Timer:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int) -> dict[str, float]:
+def step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int, right: Right) -> dict[str, float]:
     """Figures of the groups of a step on this rank, under their names in metrics.jsonl.
 
     Args:
@@ -37,6 +37,7 @@ def step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int) 
         units: by group and response, the unit of each token.
         timer: holds the seconds of the step.
         world: number of ranks, each of which sampled about as many tokens.
+        right: which responses count as right.
     """
     responses = [response for group in groups for response in group.responses]
     rewards = [reward for group in groups for reward in group.rewards if reward is not None]
@@ -56,17 +57,17 @@ def step_metrics(groups: Sequence[Group], units: Any, timer: Timer, world: int) 
             "units/tokens_mean": sum(lengths) / sum(counts),
             "tokens_per_s": sum(lengths) * world / seconds,
         }
-    return metrics | _level_metrics(groups)
+    return metrics | _level_metrics(groups, right)
 
 
-def _level_metrics(groups: Sequence[Group]) -> dict[str, float]:
+def _level_metrics(groups: Sequence[Group], right: Right) -> dict[str, float]:
     """Mean tokens and share of right responses by difficulty; levels without a response are left out."""
     metrics = {}
     for level in sorted({group.prompt.difficulty for group in groups} - {""}):
         part = [group for group in groups if group.prompt.difficulty == level]
         lengths = [len(response.token_ids) for group in part for response in group.responses]
         metrics[f"response/{level}/tokens_mean"] = float(np.mean(lengths))
-        right, judged = passed(part)
+        count, judged = passed(part, right)
         if judged:
-            metrics[f"accuracy/{level}"] = right / judged
+            metrics[f"accuracy/{level}"] = count / judged
     return metrics

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
+from evolpo.recipes.runs.evaluation import right_of
 from evolpo.recipes.training.metrics import Timer
 from evolpo.recipes.training.parts import Parts
 from evolpo.rl.advantages import has_signal
 from evolpo.rl.curriculum import passed
-from evolpo.rl.data import Group
+from evolpo.rl.data import Group, Prompt
+from evolpo.rollout.engine import Sampling
 
 
 def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[str, float]]:
@@ -24,17 +29,11 @@ def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[st
     right = judged = 0
     for attempt in range(config.algorithm.max_refills + 1):
         prompts = parts.curriculum.marked(parts.stream.take(missing * trainer.world, trainer.rank, trainer.world))
-        parts.progress.phase("sampling")
-        with timer("rollout"):
-            seed = draw_seed(config.seed, step, attempt, trainer.rank)
-            scoring = parts.rewards.begin()
-            fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
-        parts.progress.phase("scoring")
-        with timer("reward"):
-            fresh = scoring.result(fresh)
-        if parts.rewards.unscored.last:
-            parts.progress.note(parts.rewards.unscored.last)
-        counts = passed(fresh)
+        seed = draw_seed(config.seed, step, attempt, trainer.rank)
+        fresh = parts.stop.interruptible(partial(_scored, parts, prompts, sampling, seed, timer))
+        parts.stop.check(trainer)
+        assert fresh is not None, "all ranks leave where one is interrupted"
+        counts = passed(fresh, right_of(config.evaluation))
         right, judged = right + counts[0], judged + counts[1]
         informative = [group for group in fresh if has_signal(group)]
         metrics["groups/total"] += len(fresh)
@@ -51,6 +50,20 @@ def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[st
             parts.progress.note(f"stage {parts.curriculum.number + 1} {parts.curriculum.stage.name}")
     parts.progress.phase("training")
     return groups[:wanted], metrics | parts.rewards.last_metrics
+
+
+def _scored(parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, seed: int, timer: Timer) -> list[Group]:
+    """Sample a group for each prompt and score it, while others are still sampled."""
+    parts.progress.phase("sampling")
+    with timer("rollout"):
+        scoring = parts.rewards.begin()
+        fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
+    parts.progress.phase("scoring")
+    with timer("reward"):
+        scored = scoring.result(fresh)
+    if parts.rewards.unscored.last:
+        parts.progress.note(parts.rewards.unscored.last)
+    return scored
 
 
 def draw_seed(*path: int) -> int:

@@ -75,4 +75,7 @@ def _deepspeed_config(policy: nn.Module, config: TrainerConfig, world: int) -> d
 def _clip_fp32_gradients(engine: Any, policy: nn.Module, max_norm: float) -> None:
     """Clip under fp32 and stage 0, where DeepSpeed's own method would drop the norm."""
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
+    if not norm.isfinite():  # what DeepSpeed does in every other stage: no gradient, no step
+        for parameter in policy.parameters():
+            parameter.grad = None
     engine._global_grad_norm = float(norm)

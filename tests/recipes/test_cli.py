@@ -13,7 +13,11 @@ from command_line import run
 
 from evolpo.recipes import cli
 
-SMALL = ["data.train=[{kind: reasoning_gym, family: chain_sum, size: 50}]", "data.heldout_size=10"]
+SMALL = [
+    "data.train=[{kind: reasoning_gym, family: chain_sum, size: 50}]",
+    "data.heldout_size=10",
+    "data.max_prompt_tokens=200",
+]
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "evaluate", "compare", "model path", "bench step"])
@@ -61,7 +65,21 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train algorithm=foo", ["algorithm", "foo", "lpo"]),
         ("train algorithm.units=words", ["algorithm.units", "words"]),
         ("train nonsense=1", ["nonsense"]),
-        ("train trainer.learning_rat=1", ["trainer.learning_rat"]),
+        ("train trainer.learning_rat=1", ["trainer.learning_rat", "did you mean trainer.learning_rate?"]),
+        ("train learning_rate=1", ["learning_rate", "did you mean trainer.learning_rate?"]),
+        ("train +extra=1", ["extra"]),
+        ("train data=null", ["data", "cannot be empty"]),
+        ("train trainer=null", ["trainer", "cannot be empty"]),
+        ("train seed=-1", ["seed", "-1"]),
+        ("train steps=1e400", ["steps", "inf"]),
+        ("train trainer.learning_rate=nan", ["trainer.learning_rate", "not finite"]),
+        ("train prompts_per_step=2000000000", ["prompts_per_step", "memory"]),
+        ("train rollout.kv_cache_gb=1e9", ["rollout.kv_cache_gb", "more than"]),
+        ("train name=../../escape", ["name", "'../../escape'"]),
+        ("train name=/tmp/elsewhere", ["name", "no name of a folder"]),
+        ("train evaluation.component=taste", ["evaluation.component", "'taste'", "reasoning_gym"]),
+        ("train --config {folder}/none.yaml", ["--config", "none.yaml", "evolpo init"]),
+        ("init a-b", ["name", "'a-b'"]),
         ("train steps=many", ["steps", "many"]),
         ("train steps=0", ["steps", "0"]),
         ("train experiment=nothing", ["experiment", "nothing"]),
@@ -85,6 +103,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train model.name=gpt5", ["model.name", "smollm2"]),
         ("train output_dir={folder}/a_file", ["output_dir", "cannot be written"]),
         ("train resume={folder}", ["resume", "no checkpoint"]),
+        ("train resume={folder}/a_file", ["resume", "no checkpoint"]),
         ("train evaluation.pass_at=[2]", ["evaluation.pass_at", "evaluation.samples"]),
         ("sft direct_share=2", ["direct_share"]),
         ("apexeval", ["checkpoints", "run=FOLDER"]),

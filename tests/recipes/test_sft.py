@@ -30,6 +30,7 @@ from evolpo.rollout.prompts import DataConfig
 
 STEPS = 5
 FIELDS = [
+    "data=arithmetic",
     "data.train=[{kind: reasoning_gym, family: chain_sum, size: 60}]",
     "data.heldout_size=10",
     "examples_per_step=8",

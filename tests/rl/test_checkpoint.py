@@ -1,5 +1,6 @@
 """A run killed at any moment of saving leaves whole checkpoints only."""
 
+import errno
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ import pytest
 from evolpo import InputError
 from evolpo.rl.checkpoint import (
     STATE,
+    CheckpointError,
     checkpoint_folder,
     find_checkpoint,
     list_checkpoints,
     read_state,
+    set_later_aside,
     write_checkpoint,
 )
 
@@ -166,21 +169,109 @@ def test_the_newest_are_kept(tmp_path, keep, expected):
     assert len(list((tmp_path / "checkpoints").iterdir())) == len(expected)
 
 
-def test_a_failed_writer_leaves_no_checkpoint(tmp_path):
+def test_a_failed_writer_leaves_no_checkpoint_and_says_what_is_whole(tmp_path):
     def fail(folder):
         (folder / "model.safetensors").write_text("half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_plain(tmp_path, 1)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match=r"step 2 .*No space left on device.* step 1 is whole") as caught:
         write_checkpoint(tmp_path, 2, {}, fail, 0)
+    assert "\n" not in str(caught.value)
     assert steps_of(tmp_path) == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_1"]  # the space is free again
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from evolpo.rl.checkpoint import write_checkpoint
+
+def write_files(folder):
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(1_000_000)}, folder / "model.safetensors")
+
+run = Path(sys.argv[1])
+write_checkpoint(run, 1, {"step": 1}, write_files, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # what does not fit is refused, as on a full disk
+write_checkpoint(run, 2, {"step": 2}, write_files, 1)
+"""
+
+
+def test_what_the_disk_refuses_in_the_middle_of_a_tensor_leaves_the_old_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert "CheckpointError: the checkpoint of step 2 cannot be written (" in done.stderr.splitlines()[-1]
+    assert "that of step 1 is whole" in done.stderr.splitlines()[-1]
+    assert steps_of(tmp_path) == [1]
+    assert (checkpoint_folder(tmp_path, 1) / "model.safetensors").stat().st_size > 4_000_000
+
+
+def test_one_rank_that_cannot_write_is_known_to_all(tmp_path):
+    told = {}
+
+    def write(rank, gather):
+        def write_files(folder):
+            if rank == 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            (folder / f"rank_{rank}").write_text(str(rank))
+
+        try:
+            write_checkpoint(tmp_path, 5, {"step": 5}, write_files, 1, rank=rank, gather=gather)
+        except CheckpointError as error:
+            told[rank] = str(error)
+
+    run_ranks(write, 3)
+    assert len(told) == 3
+    assert len(set(told.values())) == 1
+    assert steps_of(tmp_path) == []
+
+
+def test_later_checkpoints_are_set_aside_and_stay_readable(tmp_path):
+    for step in (1, 2, 3):
+        write_plain(tmp_path, step)
+    moved = set_later_aside(tmp_path, 1)
+    assert [path.name for path in moved] == ["step_2.superseded", "step_3.superseded"]
+    assert steps_of(tmp_path) == [1]
+    assert_whole(moved[1], 3)
+    assert set_later_aside(tmp_path, 1) == []
+
+
+def test_a_link_to_a_checkpoint_leads_to_its_run(tmp_path):
+    folder = write_plain(tmp_path / "run", 3)
+    (tmp_path / "newest").symlink_to(folder)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "run")
+    assert find_checkpoint(str(tmp_path / "newest")) == (tmp_path / "run", folder)
+    assert find_checkpoint(str(tmp_path / "elsewhere")) == (tmp_path / "run", folder)
+
+
+def run_ranks(write, count):
+    """Run `write(rank, gather)` for each rank in a thread of its own."""
+    barrier, given = threading.Barrier(count), [""] * count
+
+    def gather_of(rank):
+        def gather(own):
+            given[rank] = own
+            barrier.wait()
+            found = list(given)
+            barrier.wait()
+            return found
+
+        return gather
+
+    threads = [threading.Thread(target=write, args=(rank, gather_of(rank))) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
 
 
 def test_ranks_write_side_by_side(tmp_path):
-    barrier = threading.Barrier(3)
-
-    def write(rank):
+    def write(rank, gather):
         write_checkpoint(
             tmp_path,
             5,
@@ -188,14 +279,10 @@ def test_ranks_write_side_by_side(tmp_path):
             lambda folder: (folder / f"rank_{rank}").write_text(str(rank)),
             1,
             rank=rank,
-            barrier=barrier.wait,
+            gather=gather,
         )
 
-    threads = [threading.Thread(target=write, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=20)
+    run_ranks(write, 3)
     folder = checkpoint_folder(tmp_path, 5)
     assert sorted(path.name for path in folder.iterdir()) == ["rank_0", "rank_1", "rank_2", STATE]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolpo import InputError
-from evolpo.rl.curriculum import Curriculum, CurriculumConfig, StageConfig, passed
+from evolpo.rl.curriculum import Curriculum, CurriculumConfig, Right, StageConfig, passed
 from evolpo.rl.data import Group, Prompt, Response
 
 
@@ -54,7 +54,12 @@ def test_a_resumed_run_is_where_it_was(rates, cut):
 def test_what_counts_as_passed():
     response = Response((1,), "", (0.0,), "stop")
     rows = ({"answer": 1.0, "length": -0.2}, {"answer": 0.0, "length": 0.5}, {"answer": None, "length": 0.1})
-    assert passed([Group(Prompt("a", "", (1,)), (response,) * 3, (0.8, 0.5, None), rows)]) == (1, 2)
+    groups = [Group(Prompt("a", "", (1,)), (response,) * 3, (0.8, 0.5, None), rows)]
+    assert passed(groups, Right()) == (1, 2)
+    assert passed(groups, Right(threshold=0.0)) == (2, 2)
+    assert passed(groups, Right("length", 0.1)) == (2, 3)
+    assert passed(groups, Right("length")) == (0, 3)
+    assert passed([], Right()) == (0, 0)
 
 
 @pytest.mark.parametrize(

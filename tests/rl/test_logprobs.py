@@ -41,7 +41,7 @@ def test_values_gradients_and_entropy_equal_log_softmax(chunk, temperature):
     for dtype in (torch.float64, torch.float32):  # the results are float32 from either
         hidden, weight, targets, upstream = random_case(dtype=dtype)
         ours = with_gradients(
-            lambda h, w, t=targets: chunked_logprobs(h, w, t, temperature, chunk, with_entropy=True),
+            lambda h, w, t=targets: chunked_logprobs(h, w, t, temperature, chunk, entropy_every=1),
             hidden,
             weight,
             upstream,
@@ -55,7 +55,7 @@ def test_the_chunk_size_changes_nothing():
     hidden, weight, targets, upstream = random_case(tokens=37)
     results = [
         with_gradients(
-            lambda h, w, c=chunk: chunked_logprobs(h, w, targets, 0.8, c, with_entropy=True), hidden, weight, upstream
+            lambda h, w, c=chunk: chunked_logprobs(h, w, targets, 0.8, c, entropy_every=1), hidden, weight, upstream
         )
         for chunk in (1, 5, 37, 64)
     ]
@@ -71,15 +71,24 @@ def test_entropy_only_where_asked_and_without_gradient():
     assert entropy is None
     assert logprobs.dtype == torch.float32
     assert logprobs.requires_grad
-    _, entropy = chunked_logprobs(hidden, weight, targets, with_entropy=True)
+    _, entropy = chunked_logprobs(hidden, weight, targets, entropy_every=1)
     assert not entropy.requires_grad
     assert (entropy >= 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 16, 64])
+@pytest.mark.parametrize("every", [1, 2, 7, 8, 50])
+def test_entropy_of_a_share_is_that_of_all_at_those_places(every, chunk):
+    hidden, weight, targets, _ = random_case(tokens=37)
+    _, some = chunked_logprobs(hidden, weight, targets, 0.8, chunk, every)
+    _, all_of_them = plain(hidden, weight, targets, 0.8)
+    torch.testing.assert_close(some.double(), all_of_them[::every].double(), rtol=1e-5, atol=1e-5)
 
 
 def test_large_logits_do_not_overflow():
     hidden, weight, targets, upstream = random_case()
     ours = with_gradients(
-        lambda h, w: chunked_logprobs(h, w, targets, 1.0, 4, with_entropy=True), hidden * 1e4, weight, upstream
+        lambda h, w: chunked_logprobs(h, w, targets, 1.0, 4, entropy_every=1), hidden * 1e4, weight, upstream
     )
     assert all(torch.isfinite(x).all() for x in ours)
 
@@ -95,7 +104,7 @@ def test_a_frozen_head_gets_no_gradient():
 def test_bfloat16_comes_close():
     hidden, weight, targets, upstream = random_case(dtype=torch.bfloat16)
     values, _, grad_hidden, _ = with_gradients(
-        lambda h, w: chunked_logprobs(h, w, targets, with_entropy=True), hidden, weight, upstream
+        lambda h, w: chunked_logprobs(h, w, targets, entropy_every=1), hidden, weight, upstream
     )
     exact, _, exact_grad, _ = with_gradients(
         lambda h, w: plain(h, w, targets, 1.0), hidden.float(), weight.float(), upstream
@@ -150,7 +159,7 @@ def test_no_tensor_of_the_size_of_the_logits_ever_exists():
         hidden, weight, targets, _ = random_case(tokens=tokens, hidden=8, vocabulary=4096)
         hidden.requires_grad_()
         with LargestTensor() as mode:
-            chunked_logprobs(hidden, weight, targets, chunk=16, with_entropy=True)[0].sum().backward()
+            chunked_logprobs(hidden, weight, targets, chunk=16, entropy_every=1)[0].sum().backward()
         largest.append(mode.elements)
     assert largest == [16 * 4096, 16 * 4096]
 
@@ -191,12 +200,13 @@ def model_logprobs(model, row, temperature=1.0):
 def test_the_policy_equals_the_logits_of_the_model(model, packs, temperature):
     batch = collate(ROWS, packs, CPU)
     with torch.no_grad():
-        logprobs, entropy, _ = Policy(model, temperature, chunk=4)(batch, with_entropy=True)
+        logprobs, entropy, _ = Policy(model, temperature, chunk=4)(batch, entropy_every=1)
+        entropies = batch.unflatten(entropy)
         for place, index in enumerate(batch.rows):
             size = len(ROWS[index].response_ids)
             expected, expected_entropy = model_logprobs(model, ROWS[index], temperature)
             torch.testing.assert_close(logprobs[place, :size].double(), expected, rtol=0, atol=1e-5)
-            torch.testing.assert_close(entropy[place, :size].double(), expected_entropy, rtol=0, atol=1e-5)
+            torch.testing.assert_close(entropies[place, :size].double(), expected_entropy, rtol=0, atol=1e-5)
             assert (logprobs[place, size:] == 0).all()
 
 

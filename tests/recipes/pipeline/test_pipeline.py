@@ -24,7 +24,11 @@ from evolpo.recipes.pipeline.stages import StageConfig, check_stages, override
 from evolpo.recipes.pipeline.state import locked, read_records
 from evolpo.rl.checkpoint import list_checkpoints
 
-DATA = ["data.train=[{kind: reasoning_gym, family: chain_sum, size: 40}]", "data.heldout_size=6"]
+DATA = [
+    "data=arithmetic",
+    "data.train=[{kind: reasoning_gym, family: chain_sum, size: 40}]",
+    "data.heldout_size=6",
+]
 LENGTHS = ["data.max_prompt_tokens=200", "rollout.max_response_tokens=8", "rollout.kv_cache_gb=0.25"]
 TRAINER = ["trainer.precision=fp32", "trainer.learning_rate=0.01", "trainer.tokens_per_micro_batch=512"]
 KEPT = "trainer.keep_checkpoints=0"

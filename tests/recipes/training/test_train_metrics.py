@@ -1,6 +1,7 @@
 """Figures of a training step by difficulty."""
 
 from evolpo.recipes.training.metrics import Timer, step_metrics
+from evolpo.rl.curriculum import Right
 from evolpo.rl.data import Group, Prompt, Response
 
 
@@ -26,7 +27,7 @@ def test_lengths_and_accuracy_by_difficulty() -> None:
         with timer(phase):
             pass
     units = [[[0] * len(response.token_ids) for response in one.responses] for one in groups]
-    metrics = step_metrics(groups, units, timer, 1)
+    metrics = step_metrics(groups, units, timer, 1, Right())
     by_level = {key: value for key, value in metrics.items() if key.count("/") == 2 or key.startswith("accuracy/")}
     assert by_level == {
         "response/easy/tokens_mean": 5.0,

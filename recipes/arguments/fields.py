@@ -1,0 +1,163 @@
+"""The fields of a command, read from its dataclass: which there are, what type they have, which numbers make sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Union
+
+from evolpo import InputError
+
+ANYTHING = Any
+"""Type of what stands below a field without a type of its own, such as the options of a reward."""
+LARGEST = 2**31 - 1
+"""No count of anything is larger: more would not fit into any machine."""
+LARGEST_SEED = 2**32 - 1
+"""Generators take seeds of 32 bits."""
+SIGNED = ("weight",)
+"""Numbers that may be negative: a reward can be taken off."""
+
+
+def type_of(schema: Any, field: str) -> Any:
+    """Type of a field by its full name, such as `data.train.0.path`; None if there is no such field.
+
+    Args:
+        schema: the dataclass of a command.
+        field: names with dots between them; an element of a list is `.0` or `[0]`.
+    """
+    found = schema
+    for name in _names(field):
+        found = _below(found, name)
+        if found is None:
+            return None
+    return found
+
+
+def check_field(schema: Any, field: str, where: str = "") -> None:
+    """Raise InputError, with the nearest name, if a command has no such field.
+
+    Args:
+        schema: the dataclass of the command.
+        field: full name.
+        where: what stands before the message, such as the name of a file.
+    """
+    if type_of(schema, field) is None:
+        raise InputError(f"{where}{field}: there is no such field; {_nearest(schema, field)}")
+
+
+def check_fields_below(schema: Any, field: str, value: Any, where: str = "") -> None:
+    """`check_field` for all that a value of lists and mappings sets below a field."""
+    if not isinstance(value, Mapping | list):
+        return
+    for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+        check_field(schema, f"{field}.{key}", where)
+        check_fields_below(schema, f"{field}.{key}", part, where)
+
+
+def check_numbers(config: Any, prefix: str = "") -> None:
+    """Raise InputError if a number of a configuration is none, is not finite, is negative, or is beyond any machine.
+
+    The dataclasses check what a field means; here is what holds for all of them, so that none can be forgotten.
+
+    Args:
+        config: an object of a dataclass.
+        prefix: its full name with a dot, empty at the top.
+    """
+    for one in dataclasses.fields(config):
+        _check_value(getattr(config, one.name), f"{prefix}{one.name}")
+
+
+def _check_value(value: Any, name: str) -> None:
+    if dataclasses.is_dataclass(value):
+        check_numbers(value, f"{name}.")
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_value(part, f"{name}.{key}") if not _free(name) else None
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            _check_value(part, f"{name}[{index}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _check_number(value, name)
+
+
+def _check_number(value: float, name: str) -> None:
+    own = re.sub(r"\[\d+\]", "", name).rsplit(".", 1)[-1]
+    if not math.isfinite(value):
+        raise InputError(f"{name}: {value} is not finite; give a number")
+    if value < 0 and own not in SIGNED:
+        raise InputError(f"{name}: {value} is negative; give 0 or more")
+    if isinstance(value, int):
+        largest = LARGEST_SEED if own in ("seed", "seeds") else LARGEST
+        if value > largest:
+            raise InputError(f"{name}: {value:.3g} is too large; give at most {largest}")
+
+
+def _free(name: str) -> bool:
+    """Whether what stands below a field is somebody else's, such as the parameters of a task family."""
+    return name.rsplit(".", 1)[-1] in ("options", "params")
+
+
+def _names(field: str) -> Sequence[str]:
+    return [name for name in re.split(r"[.\[\]]+", field) if name]
+
+
+def _below(found: Any, name: str) -> Any:
+    """Type of what is called `name` in something of type `found`; None if there is no such thing."""
+    found = _without_none(found)
+    if found is ANYTHING:
+        return ANYTHING
+    if dataclasses.is_dataclass(found):
+        return typing.get_type_hints(found).get(name)
+    origin, arguments = typing.get_origin(found), typing.get_args(found)
+    if origin is list:
+        return arguments[0] if name.isdecimal() else None
+    if origin is dict:
+        return arguments[1]
+    return None
+
+
+def _without_none(found: Any) -> Any:
+    """`int | None` as `int`."""
+    if typing.get_origin(found) in (Union, types.UnionType):
+        kept = [one for one in typing.get_args(found) if one is not type(None)]
+        return kept[0] if len(kept) == 1 else ANYTHING
+    return found
+
+
+def is_text(found: Any) -> bool:
+    """Whether a field of this type holds text."""
+    return _without_none(found) is str
+
+
+def is_section(found: Any) -> bool:
+    """Whether a field of this type holds further fields of its own."""
+    return dataclasses.is_dataclass(_without_none(found))
+
+
+def all_fields(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Full names of all fields of a dataclass; an element of a list is `[]`."""
+    for name, found in typing.get_type_hints(schema).items():
+        yield f"{prefix}{name}"
+        found = _without_none(found)
+        inner = typing.get_args(found)[:1] if typing.get_origin(found) is list else ()
+        for part, dots in ((found, "."), *((one, "[].") for one in inner)):
+            if is_section(part):
+                yield from all_fields(part, f"{prefix}{name}{dots}")
+
+
+def _nearest(schema: Any, field: str) -> str:
+    """What the user may have meant: the field of that name elsewhere, or the most similar name."""
+    known = list(all_fields(schema))
+    names = _names(field)
+    plain = ".".join("[]" if name.isdecimal() else name for name in names).replace(".[]", "[]")
+    elsewhere = [one for one in known if one.rsplit(".", 1)[-1] == names[-1]]
+    beside = [one for one in known if one.rpartition(".")[0] == plain.rpartition(".")[0]]
+    own = {one.rsplit(".", 1)[-1]: one for one in [*known, *beside]}
+    similar = difflib.get_close_matches(plain, beside, n=1, cutoff=0.75)
+    similar = similar or elsewhere[:1] or [own[one] for one in difflib.get_close_matches(names[-1], own, n=1)]
+    return f"did you mean {similar[0]}?" if similar else "--help shows all"

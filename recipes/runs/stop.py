@@ -1,0 +1,102 @@
+"""SIGTERM, as clusters send it before they kill: the run saves what is finished and leaves, within seconds.
+
+Sampling, scoring and evaluation can be broken off, for they can be done again from the last finished step; an update
+cannot, and is finished. Ranks may hear the signal at different moments, or one alone, so they leave only where all of
+them ask each other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Protocol, Self, TypeVar
+
+Result = TypeVar("Result")
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a process that SIGTERM has ended."""
+
+
+class Terminated(BaseException):
+    """The run has been asked to end; the message is for its user. No `except Exception` may hold it up."""
+
+
+def leave(end: Terminated) -> NoReturn:
+    """Say how the run goes on and end the process at once: what hangs, such as a reward, must not hold it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"evolpo: {end}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(TERMINATED)
+
+
+class _Ranks(Protocol):
+    def max_over_ranks(self, value: float) -> float:
+        """Largest of a number over all ranks."""
+
+
+class Stop:
+    """Listens for SIGTERM while it is entered; outside the main thread nobody can."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether the signal has come."""
+        self.run: Path | None = None
+        """Folder of the run, once there is one."""
+        self._open = True
+        """Whether what is running may be broken off; so it is until the first step begins."""
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def begin(self) -> None:
+        """From now on break off only what is `interruptible`."""
+        self._open = False
+
+    def interruptible(self, work: Callable[[], Result]) -> Result | None:
+        """What `work` returns; None if the signal has come or comes meanwhile. The caller asks `check` at once."""
+        if self.asked:
+            return None
+        try:
+            self._open = True
+            return work()
+        except Terminated:
+            return None
+        finally:
+            self._open = False
+
+    def check(self, ranks: _Ranks) -> None:
+        """Raise Terminated on all ranks if one of them has been asked to end; every rank must call it."""
+        if ranks.max_over_ranks(float(self.asked)) > 0:
+            self.asked = True
+            raise Terminated(self.message(None))
+
+    def message(self, step: int | None) -> str:
+        """What the user is told: how far the run is saved, and how it goes on.
+
+        Args:
+            step: of the newest checkpoint; None without one.
+        """
+        if self.run is None:
+            return "ended by SIGTERM before the run began; give the same command again"
+        saved = "no step was finished" if not step else f"step {step} is saved"
+        return f"ended by SIGTERM; {saved}; resume={self.run} goes on"
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._open:
+            self._open = False
+            raise Terminated(self.message(None))
