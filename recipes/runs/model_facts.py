@@ -83,7 +83,7 @@ def model_facts(path: str) -> ModelFacts:
     try:
         rows.append(("log-probabilities", _compared(path, config)))
     except ValueError as error:
-        problem = f"{path}: {error}"
+        problem = f"{path}: {str(error).removeprefix('model.path: ')}"
     rows.append(("evolpo", "cannot train it" if problem else "trains it"))
     return ModelFacts(path, tuple(rows), problem)
 
