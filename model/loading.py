@@ -207,6 +207,6 @@ def load_tokenizer(path: str) -> Any:
         )
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise InputError(
-            f"model.path: {path}: its tokenizer has no vocabulary; a tokenizer.json, or what it is made from, is missing"
+            f"model.path: {path}: its tokenizer has no vocabulary; it needs a tokenizer.json or tokenizer.model"
         )
     return tokenizer

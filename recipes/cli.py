@@ -35,7 +35,7 @@ def usage() -> str:
             "",
             "`evolpo COMMAND --help` shows the whole configuration; any field is an override: "
             "`evolpo train steps=20 algorithm=grpo`.",
-            "`evolpo train --dry-run ...` checks a configuration without loading a model.",
+            "`evolpo train --dry-run ...` checks a configuration, its data and its model, and stops.",
         ]
     )
 

@@ -39,7 +39,7 @@ class TrainConfig:
     resume: str = ""
     """Folder of a run or of one of its checkpoints to go on from."""
     dry_run: bool = False
-    """Check configuration, data, rewards and model folder, then stop without loading the model."""
+    """Check configuration, data, rewards and the model, as `evolpo model check` does, then stop."""
     model: ModelConfig = field(default_factory=ModelConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     data: DataConfig = field(default_factory=DataConfig)
