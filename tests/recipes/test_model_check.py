@@ -100,7 +100,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_model_of_text_is_named_in_one_line(tmp_path, kind):
+def test_what_is_no_model_of_text_is_named_in_one_line(tmp_path, capsys, kind):
     folder = tmp_path / "model"
     folder.mkdir()
     write_tiny_model(folder)
@@ -108,6 +108,9 @@ def test_what_is_no_model_of_text_is_named_in_one_line(tmp_path, kind):
     spoil(folder)
     with pytest.raises(InputError) as caught:
         check_folder(folder)
+    with pytest.raises(InputError) as shown:
+        check(folder, capsys)
+    assert str(shown.value) == str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("model.path: ")
     assert all(part in str(caught.value) for part in parts), str(caught.value)
