@@ -208,4 +208,8 @@ def load_tokenizer(path: str) -> Any:
             f"model.path: {path}: its tokenizer, a {type(tokenizer).__name__}, has no fast form; save one beside the"
             " model as tokenizer.json"
         )
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise InputError(
+            f"model.path: {path}: its tokenizer has no vocabulary; it needs a tokenizer.json or tokenizer.model"
+        )
     return tokenizer

@@ -108,8 +108,8 @@ def _by_class(raw: Mapping[str, Any], named: str) -> str | None:
     if layers or getattr(model_class, "_is_stateful", False):
         what = f" ({', '.join(layers)})" if layers else ""
         return (
-            f"is a {kind} ({named}), whose layers carry a state along the sequence{what}: prompts could not be shared,"
-            " so it cannot be trained here"
+            f"is a {kind} ({named}), whose layers are not attention alone{what}; responses could not share their"
+            " prompt, so it cannot be trained here"
         )
     if not model_class._can_set_attn_implementation():
         return f"is a {kind} ({named}), whose attention in transformers cannot be replaced"

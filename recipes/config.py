@@ -39,7 +39,7 @@ class TrainConfig:
     resume: str = ""
     """Folder of a run or of one of its checkpoints to go on from."""
     dry_run: bool = False
-    """Check configuration, data, prompts, rewards and context, show a prompt, and stop without loading the model."""
+    """Check configuration, data, prompts, rewards, context and model, show a prompt, then stop."""
     model: ModelConfig = field(default_factory=ModelConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     data: DataConfig = field(default_factory=DataConfig)

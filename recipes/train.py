@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from evolpo.model import model_folder
 from evolpo.recipes.config import ModelCheckConfig, TrainConfig
 from evolpo.recipes.model import check
 from evolpo.recipes.report.report import closing_lines, write_report
@@ -29,7 +30,8 @@ def main(config: TrainConfig) -> None:
     """Run `evolpo train` from the command line."""
     if config.dry_run:
         print(dry_run(config))
-        check(ModelCheckConfig(config.model))
+        if Path(model_folder(config.model)).is_dir():
+            check(ModelCheckConfig(config.model))
     elif not launched("train", config.processes):
         run = train(config)
         if int(os.environ.get("RANK", "0")) == 0:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from evolpo import InputError
 from evolpo.model.attention import PACKED, use_packed_attention
 from evolpo.model.head import PLAIN, LogitRule
 from evolpo.model.weights import mtp_layers
@@ -194,16 +195,22 @@ def check_supported(policy: Policy) -> None:
     that is not taken from transformers' registry. Costs a few milliseconds at start-up.
 
     Raises:
-        ValueError: the two disagree, with the size of the disagreement.
+        InputError: the two disagree, with the size of the disagreement, or the model does not run on such a batch.
     """
-    gaps = own_gaps(policy)
+    kind = type(policy.model).__name__
+    try:
+        gaps = own_gaps(policy)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model.path: {kind}: it does not run on prompts that are shared by responses ({reason})"
+        ) from error
     exact = next(policy.parameters()).dtype == torch.float32
     # In bfloat16 a token may get other experts by the last bit; a wrong head is wrong at every token.
     gap = gaps.max().item() if exact else gaps.median().item()
     if not gap < (1e-3 if exact else 0.5):
-        kind = type(policy.model).__name__
-        raise ValueError(
-            f"{kind}: log-probabilities from hidden states differ from the model's own by {gap:.3g} nats;"
+        raise InputError(
+            f"model.path: {kind}: log-probabilities from hidden states differ from the model's own by {gap:.3g} nats;"
             " its head or its attention does something that evolpo does not know"
         )
 

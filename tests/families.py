@@ -33,6 +33,17 @@ MLA = {
     "n_shared_experts": 1,
     "first_k_dense_replace": 1,
     "num_key_value_heads": 4,
+    # As published. Without YaRN vLLM's build for CPUs turns the wrong part of the queries.
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
 }
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("LlamaConfig", {}),

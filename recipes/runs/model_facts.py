@@ -14,13 +14,12 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
 from evolpo.model.config import register
 from evolpo.model.head import LogitRule
-from evolpo.model.support import LAYERS, check_folder, unsupported
+from evolpo.model.support import LAYERS, check_folder
 from evolpo.recipes.runs.context import context_tokens
 from evolpo.rl.logprobs import Policy, check_supported, own_gaps
 from evolpo.rollout.ends import end_tokens, turn_end
@@ -69,12 +68,10 @@ def model_facts(path: str) -> ModelFacts:
     try:
         check_folder(Path(path))
     except InputError as error:
-        # Without a configuration that transformers reads there is nothing to show.
-        raw = json.loads(file.read_text()) if (file := Path(path) / "config.json").is_file() else {}
-        if not unsupported(raw) or "quantization_config" in raw or raw.get("model_type") not in CONFIG_MAPPING:
+        described = _refused_rows(path)
+        if not described:
             raise
-        rows = [*_config_rows(path, AutoConfig.from_pretrained(path)), ("evolpo", "cannot train it")]
-        return ModelFacts(path, tuple(rows), str(error).removeprefix("model.path: "))
+        return ModelFacts(path, (*described, ("evolpo", "cannot train it")), str(error).removeprefix("model.path: "))
     register()
     tokenizer = load_tokenizer(path)
     config = AutoConfig.from_pretrained(path)
@@ -83,9 +80,21 @@ def model_facts(path: str) -> ModelFacts:
     try:
         rows.append(("log-probabilities", _compared(path, config)))
     except ValueError as error:
-        problem = f"{path}: {error}"
+        problem = f"{path}: {str(error).removeprefix('model.path: ')}"
     rows.append(("evolpo", "cannot train it" if problem else "trains it"))
     return ModelFacts(path, tuple(rows), problem)
+
+
+def _refused_rows(path: str) -> tuple[tuple[str, str], ...]:
+    """What the configuration of a model that is refused says; nothing where transformers does not read it."""
+    from transformers import AutoConfig
+
+    if not (Path(path) / "config.json").is_file():
+        return ()
+    try:
+        return tuple(_config_rows(path, AutoConfig.from_pretrained(path)))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        return ()
 
 
 def _precision(path: str) -> torch.dtype | None:
@@ -103,7 +112,7 @@ def _compared(path: str, config: Any) -> str:
     policy = Policy(load_model(path, dtype)).eval()
     check_supported(policy)
     window = getattr(config, "sliding_window", None) or 0
-    prompt = min(max(window + 8, 32), LONGEST_COMPARED)
+    prompt = min(max(window + 8, 32), LONGEST_COMPARED, (context_tokens(path) or LONGEST_COMPARED) - 8)
     gaps = own_gaps(policy, prompt, 8)
     name = "fp32" if dtype == torch.float32 else "bf16"
     beyond = f"; compared in rows of {prompt + 8} tokens, shorter than the window" if prompt <= window else ""

@@ -36,7 +36,7 @@ def test_usage_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in out for command in cli.COMMANDS)
 
 
-def test_dry_run_checks_without_loading(
+def test_dry_run_checks_data_rewards_and_model(
     capsys: pytest.CaptureFixture[str], tiny_model_path: str, tmp_path: Path
 ) -> None:
     code, out, err = run(
@@ -45,6 +45,7 @@ def test_dry_run_checks_without_loading(
     assert (code, err) == (0, "")
     assert "10 held out, none shared" in out
     assert "8 prompts x 8 responses = 64 responses a step" in out
+    assert "equal to the model's own within" in " ".join(out.split())
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from evolpo.model import load_model
+from evolpo.model.head import LogitRule
 from evolpo.rl.batching import collate
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import CHUNK, Policy, check_supported, chunked_logprobs
@@ -162,6 +163,30 @@ def test_no_tensor_of_the_size_of_the_logits_ever_exists():
             chunked_logprobs(hidden, weight, targets, chunk=16, entropy_every=1)[0].sum().backward()
         largest.append(mode.elements)
     assert largest == [16 * 4096, 16 * 4096]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rule", [LogitRule(0.25), LogitRule(1.0, 3.0), LogitRule(2.0, 5.0)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scales_caps_and_biases_of_logits(rule, with_bias, temperature):
+    hidden, weight, targets, upstream = random_case()
+    bias = torch.linspace(-2, 2, len(weight))
+    ours = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+    theirs = [x.double().requires_grad_() for x in (hidden, weight, bias)]
+    logprobs, entropy = chunked_logprobs(
+        *ours[:2], targets, temperature, 5, True, bias=ours[2] if with_bias else None, rule=rule
+    )
+    logits = theirs[0] @ theirs[1].T + (theirs[2] if with_bias else 0.0)
+    logits = logits * rule.scale
+    logits = rule.cap * torch.tanh(logits / rule.cap) if rule.cap else logits
+    logs = (logits / temperature).log_softmax(dim=1)
+    expected = logs.gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(logs.exp() * logs).sum(1), rtol=0, atol=1e-5)
+    (logprobs * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for mine, other in zip(ours[: 2 + with_bias], theirs, strict=False):
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-5)
 
 
 # -- the policy ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import llvmlite.binding  # noqa: F401 - the engine must start beside numba
 import pytest
 import torch
 
+from evolpo import InputError
 from evolpo.model import load_model
 from evolpo.rl.data import Group, Prompt
 from evolpo.rollout.engine import RolloutConfig, Sampling
@@ -108,3 +109,32 @@ def test_groups_are_handed_over_as_they_finish(engine: VllmEngine) -> None:
     groups = engine.generate(PROMPTS, SAMPLING, seed=1, done=seen.append)
     assert sorted(seen, key=lambda group: group.prompt.id) == groups
     assert groups == engine.generate(PROMPTS, SAMPLING, seed=1)
+
+
+def test_several_tokens_may_end_a_response(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = engine.generate(PROMPTS, SAMPLING, seed=1)
+    longest = max((r for g in before for r in g.responses), key=lambda r: len(r.token_ids))
+    end = longest.token_ids[2]
+    monkeypatch.setattr(engine, "ends", [*engine.ends, end])
+    after = engine.generate(PROMPTS, SAMPLING, seed=1)
+    for old, new in zip((r for g in before for r in g.responses), (r for g in after for r in g.responses), strict=True):
+        cut = old.token_ids.index(end) + 1 if end in old.token_ids else len(old.token_ids)
+        assert new.token_ids == old.token_ids[:cut]
+        assert new.finish_reason == ("stop" if end in old.token_ids else old.finish_reason)
+        written = new.token_ids[:-1] if new.token_ids[-1] in engine.ends else new.token_ids
+        assert new.text == engine.tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_special_tokens_stay_in_the_text_if_asked_for(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "special_tokens", True)
+    groups = engine.generate(PROMPTS, replace(SAMPLING, temperature=2.0, max_response_tokens=100), seed=2)
+    assert any("<|user|>" in response.text for group in groups for response in group.responses)
+    for group in groups:
+        for response in group.responses:
+            written = response.token_ids[:-1] if response.token_ids[-1] in engine.ends else response.token_ids
+            assert response.text == engine.tokenizer.decode(written, skip_special_tokens=False)
+
+
+def test_a_prompt_with_a_token_that_the_model_has_not_is_refused(engine: VllmEngine) -> None:
+    with pytest.raises(InputError, match=r"id 300, but the model has 300 embeddings"):
+        engine.generate([Prompt("0", "", (5, 300))], SAMPLING, seed=0)
