@@ -35,7 +35,7 @@ def usage() -> str:
             "",
             "`evolpo COMMAND --help` shows the whole configuration; any field is an override: "
             "`evolpo train steps=20 algorithm=grpo`.",
-            "`--config FILE` takes fields from a YAML file; `evolpo train --dry-run ...` checks them, the data and the model.",
+            "`--config FILE` takes fields from a YAML file; `evolpo train --dry-run ...` checks all of a run.",
         ]
     )
 
