@@ -29,9 +29,10 @@ from evolpo.rollout.engine import RolloutEngine
 def main(config: TrainConfig) -> None:
     """Run `evolpo train` from the command line."""
     if config.dry_run:
-        print(dry_run(config))
+        found = dry_run(config)
         if Path(model_folder(config.model)).is_dir():
             check(ModelCheckConfig(config.model))
+        print(found)
     elif not launched("train", config.processes):
         run = train(config)
         if int(os.environ.get("RANK", "0")) == 0:
