@@ -6,6 +6,7 @@ the list of defaults, below the overrides.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ GROUP = "config_file"
 OVERRIDE = f"+{GROUP}=given"
 """Stands among the overrides where a file was given."""
 EXPERIMENT = "experiment"
+VARIABLE = "EVOLPO_CONFIG_FILE"
+"""Tells the processes of a launcher of hydra, which know the overrides alone, where the file lies."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,17 @@ def register(file: ConfigFile, fields: dict[str, Any]) -> None:
 
     ConfigStore.instance().store(group=GROUP, name="given", node=fields, package="_global_")
     _given[:] = [file]
+    os.environ[VARIABLE] = str(file.path)
 
 
 def given_file() -> ConfigFile | None:
     """The file of this call, if there is one."""
     return _given[0] if _given else None
+
+
+def given_path() -> str:
+    """Where the file of this call lies, or of the call that started this process; empty if there is none."""
+    return os.environ.get(VARIABLE, "")
 
 
 def forget_file() -> None:

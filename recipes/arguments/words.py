@@ -15,6 +15,7 @@ from evolpo.recipes.arguments.file import (
     ConfigFile,
     forget_file,
     given_file,
+    given_path,
     read_config_file,
     register,
 )
@@ -52,8 +53,8 @@ def hydra_words(arguments: Sequence[str], config_name: str, schema: Any, positio
 
 def words_again(words: Sequence[str]) -> list[str]:
     """The words of this call for another process, from those that hydra has read."""
-    file = given_file()
-    return [*(["--config", str(file.path)] if file else []), *(word for word in words if word != OVERRIDE)]
+    path = given_path() if OVERRIDE in words else ""
+    return [*(["--config", path] if path else []), *(word for word in words if word != OVERRIDE)]
 
 
 def named(arguments: Sequence[str], fields: Sequence[str]) -> list[str]:

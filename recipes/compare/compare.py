@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from evolpo import InputError
+from evolpo.recipes.arguments.words import words_again
 from evolpo.recipes.compare.plan import (
     ALGORITHMS,
     CompareConfig,
@@ -149,7 +150,7 @@ def _start_workers(config: CompareConfig) -> None:
     if launcher in ("basic", "joblib"):
         environment.setdefault("OMP_NUM_THREADS", str(threads_each(config.workers)))
     numbers = ",".join(map(str, range(config.workers)))
-    command = [*EVOLPO, "--multirun", *job.overrides.task, f"worker={numbers}", *options]
+    command = [*EVOLPO, "--multirun", *words_again(job.overrides.task), f"worker={numbers}", *options]
     if code := subprocess.call(command, env=environment):
         print(f"evolpo: the jobs of hydra ended with exit code {code}", file=sys.stderr)
 
@@ -158,7 +159,7 @@ def _supervise(config: CompareConfig, worker: int) -> None:
     """Keep a worker's process going until no run is left; each failed run costs it its process."""
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = [one for one in HydraConfig.get().overrides.task if not one.startswith("worker=")]
+    overrides = [one for one in words_again(HydraConfig.get().overrides.task) if not one.startswith("worker=")]
     command = [*EVOLPO, *overrides, f"worker={worker}"]
     while True:
         before = _failures(config)
@@ -285,7 +286,7 @@ def _report(config: CompareConfig, versions: Mapping[str, str]) -> None:
     study, runs = study_folder(config), compared_runs(config)
     if config.search.clip_factors:
         write_search(config, study / "search.json")
-    command = shlex.join(["evolpo", "compare", *HydraConfig.get().overrides.task])
+    command = shlex.join(["evolpo", "compare", *words_again(HydraConfig.get().overrides.task)])
     Progress(0, LoggerConfig()).note("writing the report")
     page = write_comparison(runs, study, config.name, command, list(versions.items()))
     for table in dict.fromkeys(run.table for run in runs):

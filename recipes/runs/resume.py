@@ -49,7 +49,7 @@ def effective_config(config: Any) -> Any:
     _check_choices(choices, read_start(run).get("choices"), run)
     merged = _with_given(saved, given)
     _check_honoured(saved, merged)
-    merged.resume, merged.dry_run = str(checkpoint or run), bool(config.get("dry_run"))
+    merged.resume = str(checkpoint or run)
     _go_to(read_start(run).get("directory", ""))
     checked: Any = OmegaConf.to_object(merged)
     done = read_state(checkpoint)["step"] if checkpoint else 0
