@@ -6,8 +6,8 @@ import pytest
 
 from evolpo import InputError
 from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.fit import check_levels, check_rewards
-from evolpo.recipes.runs.launch import dry_run
 from evolpo.rewards import RewardsConfig, RewardSpec, RewardStack
 from evolpo.rl.curriculum import CurriculumConfig, StageConfig
 from evolpo.rollout.prompts import DataConfig, SourceConfig, split_heldout
