@@ -7,10 +7,12 @@ import math
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.parquet"
+READ_AT_ONCE = 100
+"""Rows of `samples.parquet` that lie together: who wants one of them reads them all."""
 
 
 @dataclass
@@ -251,21 +255,56 @@ class SampleTable:
         fresh = pyarrow.Table.from_pylist([_to_arrow(row) for row in self._new], schema=_schema())
         table = pyarrow.concat_tables([self._saved, fresh])
         with replacing(self._path) as temporary:
-            pyarrow.parquet.write_table(table, temporary, compression="zstd")
+            pyarrow.parquet.write_table(table, temporary, compression="zstd", row_group_size=READ_AT_ONCE)
         self._saved, self._new = table, []
 
 
-def read_samples(path: Path) -> list[SampleRow]:
-    """Read a `samples.parquet` in the order the rows were added; a missing file has no rows."""
+def read_samples(path: Path, places: Sequence[int] | None = None, most_sentences: int | None = None) -> list[SampleRow]:
+    """Read a `samples.parquet` in the order the rows were added; a missing file has no rows.
+
+    Args:
+        path: the file.
+        places: rows to read, counted from 0, ascending and none twice; parts of the file without them are not read.
+            None reads all rows.
+        most_sentences: of each row no more than its first ones; None reads all.
+    """
     if not path.exists():
         return []
-    import pyarrow.parquet
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.dataset
 
-    rows = pyarrow.parquet.read_table(path, schema=_schema()).to_pylist()
+    [fragment] = pyarrow.dataset.dataset(path, schema=_schema()).get_fragments()
+    if places is None:
+        table = fragment.to_table(schema=_schema())
+    else:
+        sizes = [group.num_rows for group in fragment.row_groups]
+        begins = list(accumulate(sizes, initial=0))
+        groups = [bisect_right(begins, place) - 1 for place in places]
+        wanted = sorted(set(groups))
+        moved = dict(zip(wanted, accumulate((sizes[group] for group in wanted), initial=0), strict=False))
+        table = fragment.subset(row_group_ids=wanted).to_table(schema=_schema())
+        within = [place - begins[group] + moved[group] for place, group in zip(places, groups, strict=True)]
+        table = table.take(pyarrow.array(within, pyarrow.int64()))
+    if most_sentences is not None:
+        column = table.schema.get_field_index("sentences")
+        first = pyarrow.compute.list_slice(table.column(column), 0, most_sentences)
+        table = table.set_column(column, "sentences", first)
+    rows = table.to_pylist()
     for row in rows:
         row["breakdown"] = dict(row["breakdown"])
         row["sentences"] = [(unit["text"], unit["tokens"], unit["ratio"]) for unit in row["sentences"]]
     return [SampleRow(**row) for row in rows]
+
+
+def read_sample_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Some columns of a `samples.parquet`, of all rows; a missing file has no rows."""
+    if not path.exists():
+        return {name: [] for name in names}
+    import pyarrow.parquet
+
+    columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path, columns=list(names)).to_pydict()
+    return columns
 
 
 def _schema() -> pyarrow.Schema:

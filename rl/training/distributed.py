@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from evolpo.rl.training.determinism import keep_order_of_sums
+
 
 def init_distributed() -> tuple[int, int]:
     """Start torch.distributed from torchrun's environment, or alone; returns (rank, world size)."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    keep_order_of_sums()
     import deepspeed
 
     if not torch.distributed.is_initialized():

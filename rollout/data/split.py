@@ -38,8 +38,8 @@ def split_heldout(config: DataConfig, seed: int, note: Note = logger.info) -> tu
     reserved = {normalise(problem.text) for problem in heldout}
     kept = [problem for problem in train if normalise(problem.text) not in reserved]
     removed = len(train) - len(kept) - (0 if config.heldout else len(heldout))
-    overlap = f", {removed} removed from training: their text is held out" if removed else ""
-    note(f"data: {len(kept)} problems to train on, {len(heldout)} held out{overlap}")
+    overlap = f", {removed} removed from training: their text is held out" if removed else ", none shared"
+    note(f"{len(kept)} problems to train on, {len(heldout)} held out{overlap}")
     if not kept:
         name = "data.heldout" if config.heldout else "data.heldout_size"
         raise InputError(f"{name}: all {len(train)} training problems would be held out; hold out fewer or add sources")

@@ -8,18 +8,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evolpo import InputError
 from evolpo.rl.metrics import (
+    READ_AT_ONCE,
     LoggerConfig,
     MetricsWriter,
     Progress,
     SampleRow,
     SampleTable,
     read_metrics,
+    read_sample_columns,
     read_samples,
     replacing,
 )
@@ -212,6 +215,39 @@ def test_samples_come_back(tmp_path):
     table.save()
     assert read_samples(tmp_path / "samples.parquet") == rows
     assert [file.name for file in tmp_path.iterdir()] == ["samples.parquet"]
+
+
+@pytest.mark.parametrize("places", [[0], [3, 99, 100, 101, 250], [199, 200], [299], list(range(300)), []])
+def test_some_samples_are_those_at_their_places(tmp_path, places):
+    rows = [row(step, reward=float(step)) for step in range(300)]
+    table = SampleTable(tmp_path)
+    for part in (rows[:150], rows[150:]):
+        table.add(part)
+        table.save()
+    assert read_samples(tmp_path / "samples.parquet", places) == [rows[place] for place in places]
+
+
+def test_texts_of_other_parts_are_not_read(tmp_path, monkeypatch):
+    table = SampleTable(tmp_path)
+    table.add([row(step) for step in range(5 * READ_AT_ONCE)])
+    table.save()
+    path = tmp_path / "samples.parquet"
+    whole = bytearray(path.read_bytes())
+    begin = pyarrow.parquet.ParquetFile(path).metadata.row_group(3).column(0).dictionary_page_offset
+    whole[begin : begin + 50] = bytes(50)  # only whoever reads the fourth part notices
+    path.write_bytes(whole)
+    assert [one.step for one in read_samples(path, [7, 4 * READ_AT_ONCE])] == [7, 4 * READ_AT_ONCE]
+    with pytest.raises(OSError, match=r".+"):
+        read_samples(path, [3 * READ_AT_ONCE])
+
+
+def test_some_columns_come_alone(tmp_path):
+    table = SampleTable(tmp_path)
+    table.add([row(1), row(2, reward=None)])
+    table.save()
+    columns = read_sample_columns(tmp_path / "samples.parquet", ["step", "reward"])
+    assert columns == {"step": [1, 2], "reward": [row(1).reward, None]}
+    assert read_sample_columns(tmp_path / "none.parquet", ["step"]) == {"step": []}
 
 
 def test_samples_of_steps_to_be_done_again_are_dropped(tmp_path):

@@ -286,7 +286,7 @@ def test_what_a_user_should_know_is_said_once(tmp_path):
     assert notes == [
         "data.train[0]: 5 problems, 1 duplicates dropped, read as columns (prompt=prompt)",
         "data.heldout[0]: 2 problems, 0 duplicates dropped, read as columns (prompt=prompt)",
-        "data: 4 problems to train on, 2 held out, 1 removed from training: their text is held out",
+        "4 problems to train on, 2 held out, 1 removed from training: their text is held out",
     ]
 
 
