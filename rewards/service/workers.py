@@ -13,36 +13,25 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
-import struct
-import subprocess
-import sys
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from mmap import mmap
-from multiprocessing.connection import Pipe
-from pathlib import Path
 from typing import Any
 
 from evolpo.rewards.service.calls import (
     Blocked,
     Calls,
     CoroutineCall,
-    Load,
     Outcome,
-    Surroundings,
     Target,
     describe,
 )
+from evolpo.rewards.service.process import WorkerProcess, sweep
 
 __all__ = ["Outcome", "Target", "WorkerPool", "close_shared_pool", "describe", "hold_pool", "release_pool"]
 
-START_TIMEOUT_S = 120.0
-"""Seconds a worker may take to start and to import a plugin; not part of the plugin's own time."""
 MAX_WORKERS = 8
 """Most workers in the shared pool, however many cores the machine has."""
 COLD_FACTOR = 3.0
@@ -50,118 +39,6 @@ COLD_FACTOR = 3.0
 SILENCE_S = 5.0
 """Seconds past all deadlines without a sign of life after which an event loop counts as blocked."""
 CLOSED = "the workers were closed before the result was there"
-MAX_SWEEPS = 20
-"""Most looks for processes that a worker has left behind; the last one finds none."""
-MARK = "EVOLPO_REWARD_WORKER"
-"""Environment variable by which the processes that a worker started are found, wherever they went."""
-_PROGRESS = struct.Struct("=qd")
-
-
-class _Process:
-    """A worker process and the connection to it."""
-
-    def __init__(self, coroutines: bool) -> None:
-        self.connection, child = Pipe()
-        progress = os.memfd_create("reward-progress")
-        os.ftruncate(progress, _PROGRESS.size)
-        self.progress = mmap(progress, _PROGRESS.size)
-        _PROGRESS.pack_into(self.progress, 0, -1, 0.0)
-        self.mark = uuid.uuid4().hex
-        arguments = f"{child.fileno()}, {progress}, {os.getpid()}, {coroutines}"
-        module = f"{__name__.rpartition('.')[0]}.worker_process"
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import sys; sys.path[:] = {sys.path!r}; from {module} import serve; serve({arguments})",
-            ],
-            pass_fds=(child.fileno(), progress),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, MARK: self.mark},
-            start_new_session=True,  # Ctrl-C is the parent's business.
-        )
-        child.close()
-        os.close(progress)
-        self.loaded: set[Target] = set()
-        self._entered: Surroundings | None = None
-
-    def holds_older(self, target: Target) -> bool:
-        """Whether the process has imported another version of the target's module."""
-        return any(one.is_older(target) for one in self.loaded)
-
-    def load(self, target: Target) -> Outcome | None:
-        """Import the target, unless that is done; an outcome if it failed. Raises EOFError or OSError on a crash."""
-        environment = {**os.environ, MARK: self.mark}
-        surroundings = Surroundings(list(sys.path), str(Path.cwd()), environment)
-        if target in self.loaded and self._entered == surroundings:
-            return None
-        self.connection.send_bytes(pickle.dumps(Load(target, surroundings)))
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while self.connection.poll(max(0.0, deadline - time.monotonic())):
-            outcome = pickle.loads(self.connection.recv_bytes())
-            if not isinstance(outcome, Outcome):
-                continue  # A sign of life.
-            if outcome.kind != "returned":
-                return outcome
-            self.loaded.add(target)
-            self._entered = surroundings
-            return None
-        self.kill()
-        return Outcome("timeout", error=f"{target.module} was not imported within {START_TIMEOUT_S:g} s")
-
-    def running(self) -> tuple[int, float]:
-        """Number of the call that was begun last, and when on the monotonic clock."""
-        number, began = _PROGRESS.unpack_from(self.progress, 0)
-        return number, began
-
-    def death(self) -> str:
-        """Why the process died, after it closed its end of the connection."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
-        self.kill()
-        code = self._process.returncode
-        reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"the worker process died: {reason}"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process can take another call."""
-        return self._process.returncode is None
-
-    def kill(self) -> None:
-        """End the process and everything it started, at once."""
-        self.end()
-        sweep({self.mark})
-
-    def end(self) -> None:
-        """End the process and those of its children that stayed in its session."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def sweep(marks: set[str]) -> None:
-    """End all processes that were started by workers with these marks, wherever they have gone."""
-    wanted = [f"{MARK}={mark}".encode() for mark in marks]
-    for _ in range(MAX_SWEEPS if marks else 0):
-        found = _processes_with(wanted)
-        for process in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        if not found:
-            return
-        time.sleep(0.01)  # One that starts a program at this moment shows no environment.
-
-
-def _processes_with(wanted: Sequence[bytes]) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            process = int(folder.name)
-            environment = (folder / "environ").read_bytes()
-            if any(one in environment for one in wanted):
-                found.append(process)
-    return found
 
 
 class _ColdStarts:
@@ -212,7 +89,7 @@ class _Lane:
 
     def __init__(self, pool: WorkerPool) -> None:
         self.inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self.process: _Process | None = None
+        self.process: WorkerProcess | None = None
         self._pool = pool
         self._next = 0
         self._warm: set[Target] = set()
@@ -311,11 +188,11 @@ class _Lane:
             elapsed_s = time.monotonic() - began
             batch.outcomes.setdefault(missing[begun], Outcome("crashed", error=reason, elapsed_s=elapsed_s))
 
-    def _process_for(self, target: Target) -> _Process:
+    def _process_for(self, target: Target) -> WorkerProcess:
         if self.process is not None and self.process.alive and self.process.holds_older(target):
             self.process.kill()
         if self.process is None or not self.process.alive:
-            self.process, self._next, self._warm = _Process(coroutines=False), 0, set()
+            self.process, self._next, self._warm = WorkerProcess(coroutines=False), 0, set()
         return self.process
 
 
@@ -331,7 +208,7 @@ class _CoroutineWorker:
         self._outbox: queue.SimpleQueue[CoroutineCall | None] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._closed = False
-        self.process: _Process | None = None
+        self.process: WorkerProcess | None = None
         # A process dies with the thread that started it, so this one starts it and stays.
         self.thread = threading.Thread(target=self._serve, name="reward-coroutines", daemon=True)
         self.thread.start()
@@ -365,7 +242,7 @@ class _CoroutineWorker:
 
     def _converse(self) -> None:
         """Start a process, hand it all calls and pass on what it answers, until it ends."""
-        self.process = process = _Process(coroutines=True)
+        self.process = process = WorkerProcess(coroutines=True)
         try:
             failed = process.load(self._target)
             if failed is not None:
@@ -385,13 +262,13 @@ class _CoroutineWorker:
             process.kill()
             self._outbox.put(None)
 
-    def _send(self, process: _Process, outbox: queue.SimpleQueue[CoroutineCall | None]) -> None:
+    def _send(self, process: WorkerProcess, outbox: queue.SimpleQueue[CoroutineCall | None]) -> None:
         """Hand over calls in a thread of its own: a process that does not read holds up nobody else."""
         with contextlib.suppress(OSError):
             while (call := outbox.get()) is not None:
                 process.connection.send_bytes(pickle.dumps(call))
 
-    def _listen(self, process: _Process) -> None:
+    def _listen(self, process: WorkerProcess) -> None:
         warm = False
         while not self._closed:
             with self._lock:
