@@ -19,8 +19,8 @@ LARGEST = 2**31 - 1
 """No count of anything is larger: more would not fit into any machine."""
 LARGEST_SEED = 2**32 - 1
 """Generators take seeds of 32 bits."""
-SIGNED = ("weight",)
-"""Numbers that may be negative: a reward can be taken off."""
+SIGNED = ("weight", "worker")
+"""Numbers that may be negative: a reward can be taken off, and a comparison's command itself is no worker."""
 
 
 def type_of(schema: Any, field: str) -> Any:

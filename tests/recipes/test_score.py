@@ -100,7 +100,7 @@ def test_output_has_a_line_for_every_line(folder: Path) -> None:
 def test_installed_reward_with_options_from_all_columns(folder: Path) -> None:
     file = write(
         folder / "a.jsonl",
-        {"prompt": "1 + 1", "text": r"\boxed{2}", "answer": "2"},
+        {"prompt": "1 + 1", "text": r"\boxed{2}", "answer": 2},
         {"prompt": "1 + 1", "text": "The answer is 2.", "answer": "2", "extra": 1, "metadata": {"more": 2}},
     )
     samples, groups = read_samples(Path(file))

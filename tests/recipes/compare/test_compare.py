@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from processes import timeless
 
 from evolpo import InputError
-from evolpo.recipes import cli
+from evolpo.recipes import cli, commands
 from evolpo.recipes.compare import compare as compare_module
 from evolpo.recipes.compare import state as compare_state
 from evolpo.recipes.compare.compare import all_runs, chosen_factors, compared_runs, work, write_search
@@ -339,7 +339,7 @@ def test_several_workers_are_jobs_of_hydra(
 def test_the_record_of_the_workers_lies_in_the_study(tmp_path: Path) -> None:
     from hydra import compose, initialize_config_dir
 
-    cli._registered("compare")
+    commands.registered("compare")
     with initialize_config_dir(str(Path(cli.__file__).parent / "conf"), version_base=None):
         words = ["experiment=compare/units", f"output_dir={tmp_path}"]
         assert compose("compare", words, return_hydra_config=True).hydra.sweep.dir == f"{tmp_path}/units"
