@@ -379,7 +379,7 @@ def test_interpreter_that_cannot_run_is_no_zero(monkeypatch, tmp_path):
     ("options", "error"),
     [
         ({"language": "cobol"}, "language 'cobol' is none of python, javascript, sql"),
-        ({"timeout_s": 0}, "timeout_s 0.0 is no deadline"),
+        ({"timeout_s": 0}, r"timeout_s 0\.0 is no deadline"),
         ({"memory_mib": 8}, "memory_mib 8 is too little"),
         ({"colour": 1}, "colour"),
     ],

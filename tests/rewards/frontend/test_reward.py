@@ -92,7 +92,7 @@ def test_loading(monkeypatch):
     assert isinstance(load_reward(use, "use"), Reward)
     with pytest.raises(InputError, match="must not be negative and must add up to 1"):
         load_reward(use, "use", {"syntax_weight": 1.0})
-    with pytest.raises(InputError, match="deadline_s 0.0 is no deadline"):
+    with pytest.raises(InputError, match=r"deadline_s 0\.0 is no deadline"):
         load_reward(use, "use", {"deadline_s": 0})
     monkeypatch.setenv("EVOLPO_CHROMIUM", "/no/such")
     with pytest.raises(InputError, match="apt-get install chromium"):
