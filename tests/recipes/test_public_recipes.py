@@ -11,6 +11,7 @@ from tiny_models import write_tiny_model
 
 from evolpo.recipes import conf
 from evolpo.recipes.runs.dry_run import dry_run
+from evolpo.rollout.sources import load_problems
 
 FOLDER = Path(conf.__file__).parent / "experiment" / "train"
 SMALL = ("nano", "smollm2")
@@ -74,6 +75,16 @@ def test_a_recipe_passes_its_dry_run(recipe: str, tmp_path: Path, model: str) ->
     assert "configuration is fine" in said
     assert "dropped" in said
     assert f"| <|user|>{rows[0].get('prompt', '')[:1]}" in said or "| <|system|>detailed think off" in said
+
+
+def test_what_is_compared_is_the_number_behind_the_rationale(tmp_path: Path, model: str) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in SHAPES["gsm8k"]))
+    config = compose("train", "experiment=gsm8k_qwen2_5_0_5b", f"model.path={model}", "processes=1")
+    for source in (*config.data.train, *config.data.heldout):
+        source.kind, source.path = "jsonl", str(file)
+    problems = load_problems(config.data.train, "data.train", 0)
+    assert [problem.answer for problem in problems[:3]] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("recipe", PUBLIC)
