@@ -1,5 +1,6 @@
 """Runs a command in this process, as the command line would."""
 
+import logging
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ from evolpo.recipes import cli
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     GlobalHydra.instance().clear()
-    old = sys.argv
+    old, level = sys.argv, logging.root.level
     sys.argv = ["evolpo", *arguments]
     try:
         cli.main()
@@ -20,5 +21,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         code = int(end.code or 0)
     finally:
         sys.argv = old
+        logging.root.setLevel(level)
+        for name in logging.root.manager.loggerDict:  # hydra has switched off all that there were
+            logging.getLogger(name).disabled = False
     captured = capsys.readouterr()
     return code, captured.out, captured.err
