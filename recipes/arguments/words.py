@@ -70,7 +70,7 @@ def expanded(argument: str, config_name: str) -> str:
     if argument == "--dry-run":
         return "dry_run=true"
     field, equals, value = argument.partition("=")
-    if field == "runs" or field.startswith(("options.", "runs.")):
+    if field == "runs" or field.startswith(("options.", "runs.", "data.chat_template_kwargs")):
         return f"++{argument}"  # A reward's own options, the user's own methods: the configuration knows none of them.
     if field.lstrip("+") != EXPERIMENT or not value:
         return argument

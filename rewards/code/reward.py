@@ -163,6 +163,8 @@ class CodeTests:
 
 
 def _checked_cases(cases: list[Case], language: str) -> list[Case]:
+    if not cases:
+        raise ValueError("there is no test case, so that every program would pass")
     for index, case in enumerate(cases):
         if not isinstance(case, LANGUAGES[language].cases):
             kinds = {"sql": "setup and rows"}.get(language, "stdin and stdout, or function, args and result")

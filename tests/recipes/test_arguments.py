@@ -107,6 +107,14 @@ def test_what_is_given_beside_own_problems_counts() -> None:
     assert data == DataConfig(train=data.train, max_prompt_tokens=77, heldout_size=5)
 
 
+def test_what_a_template_takes_is_given_as_the_guide_says() -> None:
+    for word in (
+        "data.chat_template_kwargs={enable_thinking: false}",
+        "data.chat_template_kwargs.enable_thinking=false",
+    ):
+        assert compose("train", OWN, word).data.chat_template_kwargs == {"enable_thinking": False}
+
+
 def test_data_that_are_named_are_what_own_problems_begin_with() -> None:
     assert compose("train", "data=arithmetic", OWN).data.instruction == ""
 

@@ -240,6 +240,7 @@ def test_partial_marks_by_assertion():
         ({"public_test_cases": "[]", "private_test_cases": "not packed"}, "is neither JSON nor compressed JSON"),
         ({"public_test_cases": json.dumps(FUNCTIONAL)}, "has no func_name"),
         ({"input_output": "{}"}, "input_output"),
+        ({"input_output": '{"inputs": [], "outputs": []}'}, "there is no test case"),
     ],
 )
 def test_broken_tests_are_no_zero(metadata, error):
