@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evolpo.rewards.answers.equal import same_answer
 from evolpo.rewards.answers.plain_sympy import SympyWithoutEval
 from evolpo.rewards.answers.syntax import FUNCTIONS, arithmetic, bits, formula, literal, plain_operators
 
@@ -137,6 +138,25 @@ def _several(answer: str, entry: Entry) -> str:
     return "offers several answers" if _OR.search(answer) or answer.count("=") > 1 else ""
 
 
+def _another_number(answer: str, entry: Entry) -> str:
+    """gsm_symbolic's verifier takes the first number that is the reference, whatever stands around it."""
+    return _several(answer, entry) or ("" if same_answer(str(entry.get("answer")), answer) else "is another answer")
+
+
+def _not_finite(answer: str, entry: Entry) -> str:
+    """complex_arithmetic's verifier compares by a distance that `nan` makes neither small nor large."""
+    return "is not finite" if re.search("nan|inf", answer, re.IGNORECASE) else ""
+
+
+def _rounded_away(answer: str, entry: Entry) -> str:
+    """coin_flip's verifier rounds the truth to as many digits as the answer has, down to none."""
+    try:
+        given, asked = float(answer), float(str(entry.get("answer")))
+    except ValueError:
+        return ""
+    return "" if abs(given - asked) <= 0.005 else "is rounded too far"
+
+
 def _not_only_numbers(answer: str, entry: Entry) -> str:
     """polynomial_equations' verifier skips what is no number."""
     parts = answer.split(",")
@@ -161,7 +181,9 @@ _CHECKS: Mapping[str, Callable[[str, Entry], str]] = {
     "puzzle24": _other_numbers,
     "game_of_life_halting": _other_truth,
     "number_sorting": _other_lists,
-    "gsm_symbolic": _several,
+    "gsm_symbolic": _another_number,
+    "complex_arithmetic": _not_finite,
+    "coin_flip": _rounded_away,
     "time_intervals": _several,
     "polynomial_equations": _not_only_numbers,
     "figlet_font": _longer,
