@@ -95,7 +95,8 @@ def is_text(text: str) -> bool:
         return False
     words = [word for word in _LETTERS.findall(text) if word not in _FUNCTIONS and word.lower() not in _CONNECTIVES]
     if len(words) == 1 and words[0] == text.strip():
-        return len(text) > 1 and (len(text) > 4 or not _VOWELS.isdisjoint(text) or not text.isascii())
+        # Capitals are names and codes (HHT, XYZ), short words without a vowel are products (xy).
+        return len(text) > 1 and (len(text) > 4 or not _VOWELS.isdisjoint(text) or not text.isascii() or text.isupper())
     return any((len(word) > 2 and not _VOWELS.isdisjoint(word)) or not word.isascii() for word in words)
 
 

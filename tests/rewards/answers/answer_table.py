@@ -292,6 +292,11 @@ RIGHT_BUT_ODD = [
 ]
 
 WRONG_BUT_TEMPTING = [
+    ("HHT", "THH"),
+    ("GGC", "CGG"),
+    (r"\text{HHT}", r"\text{THH}"),
+    ("HH", "H^2"),
+    ("HHT, HTH", "HHT, THH"),
     # Two answers, in all spellings.
     ("2", "2 or 3"),
     ("3", "2 or 3"),
