@@ -163,7 +163,7 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     register()
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(f"model.path: {path}: config.json: {' '.join(str(error).split())}") from None
     if reason := unsupported(config.to_dict()):  # of a hub name nothing was known before
@@ -174,7 +174,12 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
         return BailingMoeV2ForCausalLM.from_pretrained(path, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            attn_implementation="eager",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # else transformers asks on the terminal, and runs it
         )
     except RuntimeError as error:  # tensors of other shapes
         raise InputError(f"model.path: {path}: {' '.join(str(error).split())[:500]}") from None
@@ -200,7 +205,7 @@ def load_tokenizer(path: str) -> Any:
 
     register()  # transformers warns of a configuration that it does not know
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise InputError(f"model.path: {path}: its tokenizer does not load ({' '.join(str(error).split())})") from None
     if not getattr(tokenizer, "is_fast", False):

@@ -68,7 +68,7 @@ def _architecture(folder: Path) -> dict[str, Any]:
 
     register()
     try:
-        fields: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+        fields: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     except (ValueError, OSError, StrictDataclassError) as error:
         raise InputError(f"checkpoints: {folder}: config.json: {' '.join(str(error).split())}") from None
     return {name: value for name, value in fields.items() if name not in INCIDENTAL}

@@ -128,7 +128,7 @@ def read_config(config: PlanModelConfig) -> PreTrainedConfig:
         return preset(config.name)
     register()
     try:
-        found: PreTrainedConfig = AutoConfig.from_pretrained(config.path)
+        found: PreTrainedConfig = AutoConfig.from_pretrained(config.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"model.path: {config.path}: {' '.join(str(error).split())[:200]}") from None
     return found

@@ -74,7 +74,7 @@ def model_facts(path: str) -> ModelFacts:
         return ModelFacts(path, (*described, ("evolpo", "cannot train it")), str(error).removeprefix("model.path: "))
     register()
     tokenizer = load_tokenizer(path)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     rows = [*_config_rows(path, config), *_tokenizer_rows(path, tokenizer, config)]
     problem = ""
     try:
@@ -92,7 +92,7 @@ def _refused_rows(path: str) -> tuple[tuple[str, str], ...]:
     if not (Path(path) / "config.json").is_file():
         return ()
     try:
-        return tuple(_config_rows(path, AutoConfig.from_pretrained(path)))
+        return tuple(_config_rows(path, AutoConfig.from_pretrained(path, trust_remote_code=False)))
     except (ValueError, TypeError, KeyError, AttributeError, OSError):
         return ()
 

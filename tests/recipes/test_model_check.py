@@ -136,3 +136,15 @@ def test_missing_tensors_are_named(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"1 tensors are missing: model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(str(tmp_path))
+
+
+def test_code_that_a_folder_brings_is_not_run(tmp_path, capsys, monkeypatch):
+    write_tiny_model(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": "of_its_own", "auto_map": {"AutoConfig": "own.Config"}}
+    path.write_text(json.dumps(config))
+    (tmp_path / "model" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to whoever asks
+    with pytest.raises(InputError, match="code of its own"):
+        check(tmp_path / "model", capsys)
+    assert not (tmp_path / "ran").exists()
