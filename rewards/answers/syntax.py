@@ -17,6 +17,8 @@ from fractions import Fraction
 from typing import Any
 
 MAX_CHARACTERS = 20_000
+MAX_LEVELS = 200
+"""Levels of the tree of an expression."""
 MAX_DEPTH = 40
 MAX_DIGITS = 50
 MAX_EXPONENT = 1_000
@@ -92,9 +94,21 @@ def _tree(text: str) -> ast.expr:
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"cannot be parsed: {error}") from error
+    _check_depth(tree)
+    return tree
+
+
+def _check_depth(tree: ast.expr) -> None:
+    """Raise ValueError if signs and operators are nested deeper than what follows the tree can go."""
+    waiting: list[tuple[ast.AST, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_LEVELS:
+            raise ValueError(f"more than {MAX_LEVELS} signs and operators inside each other")
+        waiting += ((child, depth + 1) for child in ast.iter_child_nodes(node))
 
 
 def _literal(node: ast.expr) -> Any:

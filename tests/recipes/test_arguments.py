@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evolpo import InputError
-from evolpo.recipes.arguments.fields import all_fields, check_field, check_numbers, type_of
+from evolpo.recipes.arguments.fields import SIGNED, all_fields, check_field, check_numbers, type_of
 from evolpo.recipes.arguments.grammar import at_home, quoted, readable, written
 from evolpo.recipes.arguments.words import hydra_words, words_again
 from evolpo.recipes.commands import COMMANDS, registered
@@ -262,7 +262,8 @@ def test_no_number_that_makes_no_sense_gets_through(command: str) -> None:
         composition = hydra.compose(found.config, found.words(NEEDED.get(command, [])))
     for name in numbers_of(schema):
         whole = type_of(schema, name) in (int, int | None)
-        for value in (math.nan, math.inf, -math.inf, -1, *([10**30] if whole else [])):
+        negative = [] if name.rsplit(".", 1)[-1] in SIGNED else [-1]
+        for value in (math.nan, math.inf, -math.inf, *negative, *([10**30] if whole else [])):
             with pytest.raises((InputError, OmegaConfBaseException)) as caught:
                 changed_objects(composition, name, value)
             text = f"{caught.value} {getattr(caught.value, 'full_key', '')}"

@@ -12,7 +12,9 @@ import torch
 from dataclasses import replace
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.trainer import Trainer, TrainerConfig, init_distributed
+from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.config import TrainerConfig
+from evolpo.rl.training.distributed import init_distributed
 
 init_distributed()
 rows = [Row(i, (1, 2, 3), (4 + i, 5, 6, 7), (0, 0, 1, 1), 1.0 - 2 * i, (-5.0,) * 4) for i in (0, 1)]

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import asyncio, sys, threading
+import asyncio, signal, sys, threading
 from evolpo.rewards.code.reward import CodeTests
 from evolpo.rewards.testing import make_sample
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 program = sys.argv[1]
 samples = [make_sample(text=f"```python\\n{program}\\n```", metadata={"tests": [{"stdin": "", "stdout": ""}] * 3})] * 60
 score = CodeTests(timeout_s=60.0, partial=True).score
