@@ -114,7 +114,8 @@ def assemble(
         if not config.resume:
             write_start(run)
     if checkpoint:
-        state, began = read_state(checkpoint), began - read_state(checkpoint)["seconds"]
+        state = read_state(checkpoint)
+        began -= state["seconds"]
         for folder in set_later_aside(run, state["step"]) if rank == 0 else []:
             progress.note(f"{folder.name}: its step is done again")
     start = state.get("step", 0)

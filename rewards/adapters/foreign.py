@@ -12,7 +12,6 @@ from evolpo.rewards.adapters.signatures import Function, Signature, name_of, unw
 from evolpo.rewards.base import COLD_TIMEOUT_S, FunctionReward, Sample, Scope, is_coroutine_function
 from evolpo.rewards.options import fitting_options
 from evolpo.rewards.registry import import_attribute
-from evolpo.rewards.values import Score
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,3 @@ def token_ids(samples: Sequence[Sample], name: str) -> list[list[int]]:
     if not all(sample.token_ids for sample in samples):
         raise ValueError(f"{name} needs token ids, which the samples do not have; in a file they are `token_ids`")
     return [list(sample.token_ids) for sample in samples]
-
-
-def with_metrics(score: Score, metrics: Mapping[str, float]) -> Score:
-    """The score with metrics of its own."""
-    return Score(score.value, score.status, metrics, score.artifacts, score.elapsed_s)

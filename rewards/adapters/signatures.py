@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,8 +110,3 @@ def name_of(function: Function) -> str:
     """Name of a function, a partial or a callable object."""
     function = unwrapped(function)
     return str(getattr(function, "__name__", type(function).__name__))
-
-
-def names_in(signature: Signature, names: Sequence[str]) -> list[str]:
-    """Those of the names that the function takes by name."""
-    return [name for name in names if name in signature.names]
