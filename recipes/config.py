@@ -12,7 +12,7 @@ from evolpo.recipes.runs.evaluation import EvaluationConfig
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rl.curriculum import CurriculumConfig
-from evolpo.rl.metrics import LoggerConfig
+from evolpo.rl.logs.metrics import LoggerConfig
 from evolpo.rl.training.config import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig

@@ -17,7 +17,9 @@ from evolpo.recipes.runs.fit import check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.rewards.stack import RewardStack
-from evolpo.rl.metrics import LoggerConfig, Progress, write_json
+from evolpo.rl.logs.files import write_json
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 from evolpo.rollout.prompts import encode_problems, load_heldout
 
 

@@ -19,8 +19,10 @@ from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import Policy, check_supported
+from evolpo.rl.logs.files import write_json
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 from evolpo.rl.merge import checkpoint_weights, merge
-from evolpo.rl.metrics import LoggerConfig, Progress, write_json
 from evolpo.rl.schedule import DECAYS
 from evolpo.rl.training.config import TrainerConfig
 

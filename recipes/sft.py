@@ -32,8 +32,9 @@ from evolpo.recipes.runs.resume import resume_point
 from evolpo.recipes.runs.stop import Stop, Terminated
 from evolpo.rl.checkpoint import read_state, set_later_aside, write_checkpoint
 from evolpo.rl.data import Batch, Row
+from evolpo.rl.logs.metrics import MetricsWriter
+from evolpo.rl.logs.progress import Progress
 from evolpo.rl.losses import Reduction, reduce_tokens
-from evolpo.rl.metrics import MetricsWriter, Progress
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.data.chat import message_tokens, two_messages

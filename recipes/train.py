@@ -14,9 +14,10 @@ from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.evaluation import right_of
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.stop import Stop
+from evolpo.recipes.training.assembly import assemble
 from evolpo.recipes.training.evaluation import evaluate_heldout, write_summary
 from evolpo.recipes.training.metrics import Timer, step_metrics
-from evolpo.recipes.training.parts import assemble, log, save, saving_at_the_end
+from evolpo.recipes.training.parts import log, save, saving_at_the_end
 from evolpo.recipes.training.rollout import rollout
 from evolpo.recipes.training.routing import compare_routing
 from evolpo.recipes.training.samples import sample_rows

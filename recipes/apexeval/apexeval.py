@@ -32,7 +32,9 @@ from evolpo.recipes.runs.resume import saved_config
 from evolpo.rewards.stack import RewardError, RewardsConfig, RewardStack
 from evolpo.rl.checkpoint import STATE, read_state
 from evolpo.rl.data import Prompt
-from evolpo.rl.metrics import LoggerConfig, Progress, write_json
+from evolpo.rl.logs.files import write_json
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig, Problem, encode_problems, split_heldout
 

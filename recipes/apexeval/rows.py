@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolpo.recipes.runs.evaluation import EvaluationConfig, Judged, evaluation_metrics, pass_at_k
-from evolpo.rl.metrics import replacing
+from evolpo.rl.logs.files import replacing
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -25,7 +25,8 @@ from evolpo.model.fp8 import Safeguards, use_fp8, watch
 from evolpo.model.ling import BailingMoeV2ForCausalLM
 from evolpo.model.nano import make_tokenizer
 from evolpo.recipes.runs.checks import check_positive
-from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 
 RUNS = ("bf16", "control", "fp8")
 SMOOTHING = 20

@@ -16,7 +16,8 @@ from evolpo.rewards import Sample, Score
 from evolpo.rewards.frontend.aesthetics import reference_percentiles
 from evolpo.rewards.frontend.browser import MAX_PAGES
 from evolpo.rewards.frontend.reward import Frontend
-from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 
 ATTEMPTS = 3
 """How often a page is scored in all if the browser, not the page, failed: a busy machine is not what is measured."""

@@ -32,8 +32,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from evolpo.model import ModelConfig, load_tokenizer, model_folder
 from evolpo.recipes.runs.checks import check_positive
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import LoggerConfig, Progress
 from evolpo.rl.segment import SEGMENTERS
 
 WARMUP = 5

@@ -38,7 +38,8 @@ from evolpo.recipes.runs.checks import check_positive
 from evolpo.rewards.base import Reward, Sample, Score
 from evolpo.rewards.service.config import ServiceConfig, default_resources
 from evolpo.rewards.service.service import RewardService
-from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 
 GB = 1e9
 PARTS = 20

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from evolpo.recipes.compare.results import AlgorithmResults, Lines, Results
 from evolpo.recipes.drawing.charts import Drawn, as_svg, number, percent_of, style
-from evolpo.rl.metrics import replacing
+from evolpo.rl.logs.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))

@@ -51,7 +51,9 @@ from evolpo.recipes.compare.state import (
 from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.folder import write_config
 from evolpo.recipes.runs.launch import threads_each, worker_environment
-from evolpo.rl.metrics import LoggerConfig, Progress, write_json
+from evolpo.rl.logs.files import write_json
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 from evolpo.rollout.engine import RolloutEngine
 
 WAIT_S = 2.0

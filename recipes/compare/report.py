@@ -14,8 +14,8 @@ from evolpo.recipes.compare.runs import ComparedRun
 from evolpo.recipes.compare.statistics import REPETITIONS, Estimate
 from evolpo.recipes.drawing.charts import percent_of
 from evolpo.recipes.drawing.pages import points, render
+from evolpo.rl.logs.files import write_json
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import write_json
 
 TABLES = {
     "published": ("Published clip ranges", "Every algorithm at the clip range of its paper."),

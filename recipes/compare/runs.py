@@ -11,7 +11,7 @@ import yaml
 
 from evolpo.recipes.runs.evaluation import Judged, judged_files, read_judged
 from evolpo.recipes.runs.folder import CONFIG
-from evolpo.rl.metrics import METRICS_FILE, read_metrics
+from evolpo.rl.logs.metrics import METRICS_FILE, read_metrics
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from evolpo import InputError
 from evolpo.recipes.compare.plan import BUDGETS, PlannedRun
 from evolpo.recipes.runs.folder import CONFIG, installed
 from evolpo.rl.checkpoint import list_checkpoints
-from evolpo.rl.metrics import write_json
+from evolpo.rl.logs.files import write_json
 
 State = Literal["done", "failed", "started", "pending"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from evolpo.recipes.drawing.charts import finite, number, percent_of
-from evolpo.rl.metrics import replacing
+from evolpo.rl.logs.files import replacing
 
 
 def render(template: Path, path: Path, **values: Any) -> Path:

@@ -15,7 +15,7 @@ from evolpo.recipes.drawing.charts import COLOURS, Drawn, as_svg, percent_of, st
 from evolpo.recipes.drawing.pages import points, render
 from evolpo.recipes.pareto.statistics import RESAMPLES, Estimate, Figures
 from evolpo.recipes.pareto.study import Checkpoint, Level, Study
-from evolpo.rl.metrics import replacing
+from evolpo.rl.logs.files import replacing
 
 MARKERS = "osD^vPX"
 """Shapes of the methods' points, so that colour is not all that tells them apart."""

@@ -10,7 +10,9 @@ from evolpo.recipes.pareto.page import change, share, tokens, write_page, write_
 from evolpo.recipes.pareto.runs import check_comparable, find_runs, read_run
 from evolpo.recipes.pareto.statistics import RESAMPLES
 from evolpo.recipes.pareto.study import Study, study_of
-from evolpo.rl.metrics import LoggerConfig, Progress, write_json
+from evolpo.rl.logs.files import write_json
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 
 
 @dataclass

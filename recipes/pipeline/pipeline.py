@@ -27,7 +27,7 @@ from evolpo.recipes.pipeline.stages import STAGE_KINDS, StageConfig, StageKind, 
 from evolpo.recipes.pipeline.state import STATE, StageRecord, locked, read_records, run_names, write_records
 from evolpo.recipes.runs.folder import CONFIG, new_run_folder
 from evolpo.recipes.runs.resume import saved_config
-from evolpo.rl.metrics import replacing
+from evolpo.rl.logs.files import replacing
 
 
 @dataclass

@@ -13,7 +13,7 @@ from evolpo import InputError
 from evolpo.recipes.merge import REPORT
 from evolpo.recipes.runs.folder import APEXEVAL, CONFIG
 from evolpo.rl.checkpoint import list_checkpoints
-from evolpo.rl.metrics import METRICS_FILE, read_metrics
+from evolpo.rl.logs.metrics import METRICS_FILE, read_metrics
 
 
 def override(name: str, path: str) -> str:

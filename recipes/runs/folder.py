@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evolpo import InputError
-from evolpo.rl.metrics import replacing, write_json
+from evolpo.rl.logs.files import replacing, write_json
 
 CONFIG = "config.yaml"
 LONGEST_NAME = 255

@@ -19,7 +19,7 @@ from evolpo.recipes.runs.evaluation import (
 )
 from evolpo.recipes.training.parts import Parts
 from evolpo.recipes.training.rollout import draw_seed
-from evolpo.rl.metrics import write_json
+from evolpo.rl.logs.files import write_json
 
 
 def evaluate_heldout(parts: Parts, step: int) -> dict[str, float]:

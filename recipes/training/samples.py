@@ -9,7 +9,8 @@ import numpy as np
 
 from evolpo.rewards.answers.accepted import answer_texts
 from evolpo.rl.data import Batch, Group
-from evolpo.rl.metrics import LoggerConfig, SampleRow
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.samples import SampleRow
 from evolpo.rl.segment import unit_texts
 from evolpo.rl.trainer import UpdateResult
 

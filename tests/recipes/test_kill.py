@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from evolpo.rl.checkpoint import list_checkpoints
-from evolpo.rl.metrics import read_metrics, read_samples
+from evolpo.rl.logs.metrics import read_metrics
+from evolpo.rl.logs.samples import read_samples
 
 Process = subprocess.Popen[str]
 STEPS = 3
@@ -149,8 +150,8 @@ def assert_same(run: Path, whole: Path) -> None:
 POINTS = [
     "evolpo.recipes.training.evaluation:evaluate_heldout:before:1",  # before anything is measured
     "evolpo.rl.trainer:Trainer.update:after:1",  # before the first checkpoint
-    "evolpo.rl.metrics:MetricsWriter.log:after:3",  # step 2 is logged and not saved
-    "evolpo.rl.metrics:SampleTable.save:after:1",  # its samples are saved, its checkpoint not begun
+    "evolpo.rl.logs.metrics:MetricsWriter.log:after:3",  # step 2 is logged and not saved
+    "evolpo.rl.logs.samples:SampleTable.save:after:1",  # its samples are saved, its checkpoint not begun
     "evolpo.rl.checkpoint:sync_to_disk:before:3",  # in the middle of the checkpoint
     "evolpo.rl.checkpoint:write_checkpoint:after:1",  # right after it
     "evolpo.rl.trainer:Trainer.update:after:3",  # in the last step

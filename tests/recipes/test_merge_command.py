@@ -16,7 +16,7 @@ from evolpo.recipes import cli, merge
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.recipes.sft import encode_example, load_examples
-from evolpo.rl.metrics import read_metrics
+from evolpo.rl.logs.metrics import read_metrics
 
 STEPS = 3
 

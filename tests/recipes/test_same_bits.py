@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from processes import finish, run_folder, timeless
 
-from evolpo.rl.metrics import read_metrics, read_samples
+from evolpo.rl.logs.metrics import read_metrics
+from evolpo.rl.logs.samples import read_samples
 
 STEPS = 12
 # Rewards are imported by the process that trains: what they do lies beside the loop, as a reward service's threads do.

@@ -25,7 +25,7 @@ from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import Policy
-from evolpo.rl.metrics import read_metrics
+from evolpo.rl.logs.metrics import read_metrics
 from evolpo.rollout.prompts import DataConfig
 
 STEPS = 5

@@ -9,7 +9,8 @@ from processes import finish, kill_while_saving, run_folder, start, timeless
 from safetensors.torch import load_file
 
 from evolpo.rl.checkpoint import list_checkpoints
-from evolpo.rl.metrics import read_metrics, read_samples
+from evolpo.rl.logs.metrics import read_metrics
+from evolpo.rl.logs.samples import read_samples
 
 STEPS = 4
 PLUGIN = """

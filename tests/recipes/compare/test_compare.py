@@ -45,8 +45,8 @@ from evolpo.recipes.compare.state import (
 )
 from evolpo.recipes.runs.folder import write_config
 from evolpo.rl.algorithm import AlgorithmConfig
+from evolpo.rl.logs.metrics import read_metrics
 from evolpo.rl.losses import LOSSES
-from evolpo.rl.metrics import read_metrics
 from evolpo.rollout.prompts import DataConfig
 from evolpo.rollout.sources import SourceConfig
 

@@ -9,7 +9,8 @@ from parsed_page import Page
 
 from evolpo.recipes.report.report import write_report
 from evolpo.recipes.report.samples import SHOWN_STEPS
-from evolpo.rl.metrics import LoggerConfig, MetricsWriter, SampleRow, SampleTable
+from evolpo.rl.logs.metrics import LoggerConfig, MetricsWriter
+from evolpo.rl.logs.samples import SampleRow, SampleTable
 
 CONFIG = """\
 experiment: sums

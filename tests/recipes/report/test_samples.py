@@ -12,7 +12,7 @@ from test_report import evaluation, figures, sample
 
 from evolpo.recipes.report.report import write_report
 from evolpo.recipes.report.samples import SHOWN_LEVELS, SHOWN_STEPS, _bytes, _cut, select_samples
-from evolpo.rl.metrics import SampleRow, SampleTable
+from evolpo.rl.logs.samples import SampleRow, SampleTable
 
 MOST_BYTES = 5_000_000
 

@@ -14,18 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolpo import InputError
-from evolpo.rl.metrics import (
-    READ_AT_ONCE,
-    LoggerConfig,
-    MetricsWriter,
-    Progress,
-    SampleRow,
-    SampleTable,
-    read_metrics,
-    read_sample_columns,
-    read_samples,
-    replacing,
-)
+from evolpo.rl.logs.files import replacing
+from evolpo.rl.logs.metrics import LoggerConfig, MetricsWriter, read_metrics
+from evolpo.rl.logs.progress import Progress
+from evolpo.rl.logs.samples import READ_AT_ONCE, SampleRow, SampleTable, read_sample_columns, read_samples
 
 FILES_ONLY = LoggerConfig(tensorboard=False)
 FIGURES = {
@@ -139,7 +131,7 @@ def test_a_process_killed_while_it_logs_leaves_a_log_to_go_on_from(tmp_path):
     code = f"""
 import itertools
 from pathlib import Path
-from evolpo.rl.metrics import LoggerConfig, MetricsWriter
+from evolpo.rl.logs.metrics import LoggerConfig, MetricsWriter
 writer = MetricsWriter(Path({str(tmp_path)!r}), LoggerConfig(tensorboard=False))
 for step in itertools.count():
     writer.log(step, {{f"figure/{{i}}": i / 7 for i in range(200)}})
@@ -200,8 +192,9 @@ def test_a_mistaken_configuration_is_named(fields, message):
 
 
 def test_import_is_light():
+    heavy = "torch", "pyarrow", "rich", "numpy"
     code = (
-        "import sys, evolpo.rl.metrics; print([m for m in ('torch', 'pyarrow', 'rich', 'numpy') if m in sys.modules])"
+        f"import sys, evolpo.rl.logs.progress, evolpo.rl.logs.samples; print([m for m in {heavy} if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -309,7 +302,8 @@ def test_progress_is_silent_on_other_ranks_and_when_turned_off(capsys, config, r
 
 def test_progress_on_a_terminal_is_live_and_leaves_stdout_alone():
     code = f"""
-from evolpo.rl.metrics import LoggerConfig, Progress
+from evolpo.rl.logs.metrics import LoggerConfig
+from evolpo.rl.logs.progress import Progress
 with Progress(40, LoggerConfig(), start=10) as progress:
     progress.phase("rollout")
     print("result")

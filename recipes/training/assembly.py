@@ -1,0 +1,164 @@
+"""A run's parts, put together from the start or from a checkpoint: data and rewards, the run's place, the trainer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolpo.model import model_folder
+from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.runs.context import check_context, check_memory
+from evolpo.recipes.runs.engine import start_engine
+from evolpo.recipes.runs.evaluation import check_component
+from evolpo.recipes.runs.fit import check_levels, check_rewards
+from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
+from evolpo.recipes.runs.lock import locked
+from evolpo.recipes.runs.resume import resume_point
+from evolpo.recipes.runs.stop import Stop
+from evolpo.recipes.training.parts import Parts
+from evolpo.rewards.stack import RewardStack
+from evolpo.rl.checkpoint import read_state, set_later_aside
+from evolpo.rl.curriculum import Curriculum
+from evolpo.rl.logs.metrics import MetricsWriter
+from evolpo.rl.logs.progress import Progress
+from evolpo.rl.logs.samples import SampleTable
+from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.distributed import from_rank_0, init_distributed
+from evolpo.rollout.engine import RolloutEngine
+from evolpo.rollout.prompts import Problem, PromptStream, encode_problems, split_heldout
+from evolpo.rollout.sources import Note
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is written and where it begins."""
+
+    rank: int
+    run: Path
+    checkpoint: Path | None
+    """What it goes on from; None from the start."""
+    state: Mapping[str, Any]
+    """What the checkpoint's `state.json` says; empty from the start."""
+    base: str
+    """The model that the run began with; the checkpoint stands for it where no KL penalty asks for it."""
+
+    @property
+    def model(self) -> str:
+        """The folder that is trained from."""
+        return str(self.checkpoint or self.base)
+
+    @property
+    def start(self) -> int:
+        """The last step that is done."""
+        return int(self.state.get("step", 0))
+
+
+def assemble(
+    config: TrainConfig, stack: ExitStack, engine: RolloutEngine | None, run: Path | None, stop: Stop
+) -> Parts:
+    """Load data, rewards, trainer and, if there is none yet, engine, from the start or from a checkpoint.
+
+    Args:
+        config: all that decides the result.
+        stack: closes what must be closed.
+        engine: a running engine of the same model and lengths; None starts one.
+        run: the folder of a new run; None makes one.
+        stop: hears SIGTERM.
+    """
+    began = time.time()
+    progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
+    problems, heldout_problems, rewards = _data_and_rewards(config, stack, progress.note)
+    place = _take_place(config, stack, run, stop, progress.note)
+    began -= place.state.get("seconds", 0.0)
+    rewards.unscored.file = place.run / ("unscored.jsonl" if place.rank == 0 else f"unscored_rank{place.rank}.jsonl")
+
+    progress.note(f"loading the model from {place.model}")
+    trainer = Trainer(
+        place.model,
+        config.trainer,
+        total_updates=config.steps * config.algorithm.optimizer_steps,
+        temperature=config.rollout.temperature,
+        options=config.algorithm.loss_options(),
+        reference_path=place.base,
+    )
+    stream = PromptStream(problems, trainer.tokenizer, config.data, config.seed, progress.note)
+    curriculum = Curriculum(config.curriculum)
+    if place.checkpoint:
+        trainer.load_optimizer(place.checkpoint)
+        trainer.updates = place.state["updates"]
+        stream.load_state_dict(place.state["prompts"])
+        curriculum.load_state_dict(place.state["curriculum"])
+    field = "data.heldout" if config.data.heldout else "data.train, held out"
+    encoded = encode_problems(heldout_problems, trainer.tokenizer, config.data, progress.note, field)
+    progress.note(f"{len(stream)} prompts to train on, {len(encoded)} held out")
+    if engine is None:
+        progress.note("starting vLLM")
+        engine = start_engine(place.model, config.data, config.rollout, config.trainer.precision, config.seed)
+    engine.update_weights(trainer.named_weights(), version=place.start)
+    resumed = place.start if place.checkpoint else None
+    writer = stack.enter_context(MetricsWriter(place.run, config.logger, resumed)) if trainer.rank == 0 else None
+    stop.begin()
+    return Parts(
+        config=config,
+        run=place.run,
+        start=place.start,
+        stream=stream,
+        curriculum=curriculum,
+        heldout=[prompt for _, prompt in encoded],
+        rewards=rewards,
+        trainer=trainer,
+        engine=engine,
+        progress=progress,
+        writer=writer,
+        table=SampleTable(place.run, resumed),
+        began=began,
+        stop=stop,
+        pending=place.state.get("pending"),
+    )
+
+
+def _data_and_rewards(
+    config: TrainConfig, stack: ExitStack, note: Note
+) -> tuple[Sequence[Problem], Sequence[Problem], RewardStack]:
+    """Problems to train on, problems held out, and rewards that can judge both, checked before a model is loaded."""
+    note("loading data and rewards")
+    train, heldout = split_heldout(config.data, config.seed, note)
+    check_levels(config.curriculum, train, config.rollout.max_response_tokens, config.steps)
+    rewards = RewardStack(config.rewards)
+    stack.callback(rewards.close)
+    check_component(config.evaluation, rewards.names)
+    check_rewards(rewards, config.data, train, heldout)
+    for warning in config.warnings():
+        note(f"warning: {warning}")
+    return train, heldout, rewards
+
+
+def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: Stop, note: Note) -> Place:
+    """Join the ranks, find or make the run's folder, keep others out, and read what a resumed run goes on from."""
+    rank, world = init_distributed()
+    config.check_ranks(world)
+    checkpoint: Path | None = None
+    if config.resume:
+        run, checkpoint = resume_point(config.resume)
+    base = model_folder(config.model) if not checkpoint or config.algorithm.kl_coef else str(checkpoint)
+    check_context(base, config.data, config.rollout)
+    check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
+    run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
+    stop.run = run
+    if rank == 0:
+        stack.enter_context(locked(run))
+        write_config(run, config)
+        if not config.resume:
+            write_start(run)
+    state = read_state(checkpoint) if checkpoint else {}
+    if checkpoint and rank == 0:
+        for folder in set_later_aside(run, state["step"]):
+            note(f"{folder.name}: its step is done again")
+    note(f"run {run}")
+    note(config.describe_batch(world))
+    return Place(rank, run, checkpoint, state, base)

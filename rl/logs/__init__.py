@@ -1,0 +1,1 @@
+"""What a run tells its user while it works: figures, samples, progress. Files appear whole or not at all."""
