@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from evolpo.model import DTYPES, load_tokenizer
-from evolpo.recipes.bench.step import LEARNING_RATE, StepTask, Stopwatch, Turns, reward
+from evolpo.recipes.bench.step_side import LEARNING_RATE, StepTask, Stopwatch, Turns, reward
 from evolpo.rl.training.config import TrainerConfig
 
 MICRO_BATCH = 8

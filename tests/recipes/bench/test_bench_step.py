@@ -12,19 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evolpo import InputError
 from evolpo.model import ModelConfig
 from evolpo.recipes.bench import step as bench
-from evolpo.recipes.bench.step import (
-    PHASES,
-    BenchStepConfig,
-    Side,
-    StepTask,
-    bench_step,
-    build_batch,
-    kv_cache_gb,
-    print_report,
-    questions,
-    reward,
-    summarise,
-)
+from evolpo.recipes.bench.step import BenchStepConfig, Side, bench_step, print_report, questions, summarise
+from evolpo.recipes.bench.step_evolpo import build_batch, kv_cache_gb
+from evolpo.recipes.bench.step_side import PHASES, StepTask, reward
 from evolpo.rl.data import Group, Prompt, Response
 
 TEMPLATE = (
