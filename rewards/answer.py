@@ -15,7 +15,7 @@ from evolpo.rewards.answers.equal import same_answer
 from evolpo.rewards.answers.extract import boxed_contents, closing_text, extract_answer, says_nothing
 from evolpo.rewards.answers.sealed import ComputationFailed, sealed_call
 from evolpo.rewards.base import Sample, Score, sample_reward
-from evolpo.rewards.fit import an_answer, needs
+from evolpo.rewards.fit import a_plain_answer, needs
 from evolpo.rl.data import Prompt
 
 __all__ = ["boxed_contents", "extract_answer", "math_answer", "reasoning_gym_answer"]
@@ -25,7 +25,7 @@ SHOWN = 200
 
 
 @sample_reward(isolate=True, preload=symbolic.LIBRARIES)
-@needs(an_answer)
+@needs(a_plain_answer)
 def math_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     """1 if the extracted answer is the reference answer, as a person would read both, else 0.
 

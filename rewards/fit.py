@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from evolpo.rewards.answers.accepted import answer_texts
+from evolpo.rewards.answers.accepted import accepted_answers, answer_texts
 from evolpo.rewards.base import FunctionReward, Reward
 from evolpo.rl.data import Prompt
 
@@ -32,8 +32,17 @@ def needs(check: Check) -> Callable[[Function], Function]:
 
 
 def an_answer(prompt: Prompt, **_: Any) -> str | None:
-    """The check of a reward that compares with a reference answer."""
+    """The check of a reward that takes a reference answer of any type, as `answer_texts` reads it."""
     return None if answer_texts(prompt.answer) else "it has no reference answer"
+
+
+def a_plain_answer(prompt: Prompt, **_: Any) -> str | None:
+    """The check of a reward that takes texts, finite numbers, truth values and lists of these (`accepted_answers`)."""
+    try:
+        accepted_answers(prompt.answer)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def why_unfit(reward: Reward, prompt: Prompt) -> str | None:

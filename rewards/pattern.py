@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, get_args
 
-from evolpo.rewards.answers.accepted import answer_texts
+from evolpo.rewards.answers.accepted import accepted_answers, answer_texts
 from evolpo.rewards.base import Sample, Score, sample_reward
-from evolpo.rewards.fit import an_answer, needs
+from evolpo.rewards.fit import needs
 from evolpo.rl.data import Prompt
 
 Mode = Literal["full", "search"]
 
 
 def _a_pattern(prompt: Prompt, *, pattern: str = "", **_: Any) -> str | None:
-    return None if pattern else an_answer(prompt)
+    """A text, or a list of them, that are regular expressions; a number is the expression of its digits."""
+    if pattern:
+        return None
+    try:
+        for one in accepted_answers(prompt.answer):
+            _compiled(one)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @sample_reward(isolate=True)
@@ -45,8 +53,12 @@ def pattern_match(sample: Sample, *, pattern: str = "", mode: Mode = "full") -> 
 
 
 def _match(expression: str, text: str, mode: Mode) -> re.Match[str] | None:
-    try:
-        compiled = re.compile(expression)
-    except re.error as error:
-        raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+    compiled = _compiled(expression)
     return compiled.fullmatch(text) if mode == "full" else compiled.search(text)
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{expression!r} is no regular expression: {error}") from error

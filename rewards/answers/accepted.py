@@ -6,6 +6,9 @@ import json
 import math
 from typing import Any
 
+SHOWN = 80
+"""Characters of an answer in a message."""
+
 
 def answer_texts(answer: Any) -> list[str]:
     """The accepted answers as texts, none if there is no answer.
@@ -26,15 +29,24 @@ def answer_texts(answer: Any) -> list[str]:
 
 
 def accepted_answers(answer: Any) -> list[str]:
-    """The answers that count as right, as texts; any of them will do.
+    """The answers that count as right, as texts; any of them will do. Nulls in a list are none.
 
     Raises:
-        ValueError: there is none, or something else than a text, a number or a truth value stands for one.
+        ValueError: there is none, or something else than a text, a finite number or a truth value stands for one.
     """
     found = answer_texts(answer)
     if not found:
-        raise ValueError("the prompt has no reference answer")
+        raise ValueError("it has no reference answer")
     for one in answer if isinstance(answer, list | tuple) else [answer]:
-        if not isinstance(one, str | int | float) or (isinstance(one, float) and not math.isfinite(one)):
-            raise ValueError(f"the reference answer {answer!r} is no text, number, truth value or list of these")
+        if not (one is None or isinstance(one, str | int) or (isinstance(one, float) and math.isfinite(one))):
+            within = f", which holds {_shown(one)}" if one is not answer else ""
+            message = (
+                f"the reference answer {_shown(answer)}{within}, is no text, finite number, truth value or list of"
+            )
+            raise ValueError(f"{message} these")
     return found
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

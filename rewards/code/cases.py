@@ -148,17 +148,17 @@ class _Fields:
 
     def __init__(self, test: Mapping[str, Any], name: str) -> None:
         self._rest = dict(test)
-        self._name = name
+        self.name = name
 
     def take(self, key: str, kind: type, described: str, or_json: bool = False) -> Any:
         """A field that must be there, of this type; or, a list, as JSON in a string: a table has one type a column."""
         if key not in self._rest:
-            raise ValueError(f"{self._name}.{key} is missing")
+            raise ValueError(f"{self.name}.{key} is missing")
         value = self._rest.pop(key)
         if or_json and isinstance(value, str) and value.lstrip().startswith("["):
             value = json.loads(value)
         if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str)):
-            raise ValueError(f"{self._name}.{key} must be {described}, not {type(value).__name__}")
+            raise ValueError(f"{self.name}.{key} must be {described}, not {type(value).__name__}")
         return value
 
     def take_ordered(self) -> bool:
@@ -168,12 +168,12 @@ class _Fields:
     def require(self, condition: bool, key: str, described: str) -> None:
         """Raise ValueError unless the condition holds."""
         if not condition:
-            raise ValueError(f"{self._name}.{key} must be {described}")
+            raise ValueError(f"{self.name}.{key} must be {described}")
 
     def finish(self) -> None:
         """Raise ValueError if anything is left."""
         if self._rest:
-            raise ValueError(f"{self._name} has fields that its kind does not know: {', '.join(map(str, self._rest))}")
+            raise ValueError(f"{self.name} has fields that its kind does not know: {', '.join(map(str, self._rest))}")
 
 
 def _parse_stdin(fields: _Fields) -> StdinCase:
@@ -186,11 +186,20 @@ def _parse_call(fields: _Fields) -> CallCase:
     function = fields.take("function", str, "a string")
     args = fields.take("args", Sequence, "a list", or_json=True)
     result = fields.take("result", object, "a JSON value")
-    fields.require(_NAME.fullmatch(function) is not None, "function", "a name or Class.method")
-    fields.require(_is_json(args), "args", "JSON values")
-    fields.require(_is_json(result), "result", "a JSON value")
+    check_call(function, args, result, fields.name)
     fields.finish()
     return CallCase(function, args, result)
+
+
+def check_call(function: str, args: Sequence[Any], result: Any, name: str) -> None:
+    """Raise ValueError unless this is a function's name, its arguments and what it must return, all of them JSON."""
+    for key, right, described in (
+        ("function", _NAME.fullmatch(function) is not None, f"a name or Class.method, not {function!r}"),
+        ("args", _is_json(args), "JSON values"),
+        ("result", _is_json(result), "a JSON value"),
+    ):
+        if not right:
+            raise ValueError(f"{name}.{key} must be {described}")
 
 
 def _parse_query(fields: _Fields) -> QueryCase:

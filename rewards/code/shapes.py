@@ -23,7 +23,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evolpo.rewards.code.cases import CallCase, Case, ScriptCase, StdinCase, parse_cases
+from evolpo.rewards.code.cases import CallCase, Case, ScriptCase, StdinCase, check_call, parse_cases
+from evolpo.rewards.code.scripts import check_script
 
 MAX_UNPACKED = 1 << 28
 """Bytes of compressed tests after unpacking."""
@@ -93,7 +94,7 @@ def _parsed(tests: Any, name: str, setup: str = "") -> list[Case]:
     value = _json(tests)
     if isinstance(value, str):
         if "assert" in value or "def check(" in value:
-            return [ScriptCase(_after(setup, value))]
+            return [_script_case(setup, value, name)]
         unpacked = _unpacked(value)
         return _parsed(unpacked, name, setup) if unpacked is not None else parse_cases(tests)
     if isinstance(value, Mapping):
@@ -106,7 +107,7 @@ def _parsed(tests: Any, name: str, setup: str = "") -> list[Case]:
     if not isinstance(value, Sequence) or not value:
         return parse_cases(tests) if "tests" in name else _unknown(name)
     if all(isinstance(one, str) for one in value):
-        return [ScriptCase(_after(setup, one)) for one in value]
+        return [_script_case(setup, one, f"{name}[{index}]") for index, one in enumerate(value)]
     if any(isinstance(one, Mapping) and any(one.get(key) is not None for key in _OWN) for one in value):
         return parse_cases(value)
     if all(isinstance(one, Mapping) and ("input" in one or "inputs" in one) for one in value):
@@ -155,7 +156,9 @@ def _pair(given: Any, expected: Any, function: str, name: str) -> Case:
         given = list(given.values())
     if not isinstance(given, list):
         raise ValueError(f"{name}: the input of {function} must be its arguments, not {type(given).__name__}")
-    return CallCase(function, given, _json(expected), or_first=True, imports=True)
+    result = _json(expected)
+    check_call(function, given, result, name)
+    return CallCase(function, given, result, or_first=True, imports=True)
 
 
 def _text(value: Any, name: str) -> str:
@@ -217,11 +220,12 @@ def _script(test: str, entry: str, there: Mapping[str, Any], prompt: str) -> Scr
     setup = _setup(there)
     heads = (there.get("prompt"), prompt) if entry else ()
     head = next((one for one in heads if isinstance(one, str) and _is_python(one)), "")
-    return ScriptCase(_after(setup, test), entry, head)
+    return _script_case(setup, test, "metadata['test']", entry, head)
 
 
-def _after(setup: str, test: str) -> str:
-    return f"{setup}\n{test}" if setup else test
+def _script_case(setup: str, test: str, name: str, entry: str = "", prelude: str = "") -> ScriptCase:
+    check_script(setup, test, entry, name)
+    return ScriptCase(f"{setup}\n{test}" if setup else test, entry, prelude)
 
 
 def _is_python(text: str) -> bool:

@@ -1,5 +1,7 @@
 """What rewards need of a prompt, and components that judge some tasks alone."""
 
+import math
+
 import pytest
 
 from evolpo import InputError
@@ -77,7 +79,18 @@ def test_answers_as_texts(answer, texts):
         ("math", {}, {}, "it has no reference answer"),
         ("math", {}, {"answer": 0}, None),
         ("math", {}, {"answer": ["", None]}, "it has no reference answer"),
-        ("choice", {}, {}, "the prompt has no reference answer"),
+        ("math", {}, {"answer": [None, "3"]}, None),
+        ("math", {}, {"answer": {"a": 1}}, "the reference answer {'a': 1}, is no text, finite number, truth value or"),
+        ("math", {}, {"answer": math.nan}, "the reference answer nan, is no text"),
+        ("math", {}, {"answer": ["3", math.inf]}, "which holds inf, is no text"),
+        ("math", {}, {"answer": ["3", ["4"]]}, "which holds ['4'], is no text"),
+        ("math", {}, {"answer": [["x" * 500]]}, "..., is no text"),
+        ("choice", {}, {"answer": {"label": "B"}}, "is no text"),
+        ("pattern", {}, {"answer": {"a": 1}}, "is no text"),
+        ("pattern", {}, {"answer": ["a+", "(b"]}, "'(b' is no regular expression"),
+        ("pattern", {}, {"answer": ["a+", None]}, None),
+        ("length", {"correct": "math"}, {"answer": {"a": 1}}, "is no text"),
+        ("choice", {}, {}, "it has no reference answer"),
         ("choice", {}, {"answer": "B"}, None),
         ("choice", {}, {"answer": 7, "metadata": {"choices": ["a", "b"]}}, "names no option"),
         ("pattern", {}, {}, "it has no reference answer"),

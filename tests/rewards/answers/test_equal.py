@@ -131,13 +131,23 @@ def test_reading_is_linear(piece):
 
 @pytest.mark.parametrize(
     ("answer", "texts"),
-    [("4", ["4"]), (4, ["4"]), (0.5, ["0.5"]), (True, ["True"]), (["4", 5], ["4", "5"]), ((1.5,), ["1.5"])],
+    [
+        ("4", ["4"]),
+        (4, ["4"]),
+        (0.5, ["0.5"]),
+        (True, ["True"]),
+        (["4", 5], ["4", "5"]),
+        ((1.5,), ["1.5"]),
+        ([None, "3"], ["3"]),
+    ],
 )
 def test_references_of_every_type(answer, texts):
     assert accepted_answers(answer) == texts
 
 
-@pytest.mark.parametrize("answer", [None, "", "  ", [], [None], [[1]], {"a": 1}, float("nan"), object()])
+@pytest.mark.parametrize(
+    "answer", [None, "", "  ", [], [None], [[1]], ["3", [None]], {"a": 1}, float("nan"), [1, float("inf")], object()]
+)
 def test_references_that_are_none(answer):
     with pytest.raises(ValueError, match="reference answer"):
         accepted_answers(answer)

@@ -228,8 +228,10 @@ def test_partial_marks_by_assertion():
         ({}, "metadata['tests'] is missing"),
         ({"tests": None}, "metadata['tests'] must be a list"),
         ({"test_list": []}, "metadata['tests'] is missing"),
-        ({"test_list": ["assert f(1) =="]}, "the tests are no Python"),
-        ({"test": "import nowhere_at_all\ndef test_x():\n    pass"}, "the tests need what is not there: No module"),
+        (
+            {"test": "import nowhere_at_all\ndef test_x():\n    assert f(1)"},
+            "the tests need what is not there: No module",
+        ),
         ({"test": "import pytest\ndef test_x():\n    pytest.warns(f)"}, "the tests need pytest.warns"),
         (
             {"test": "def test_x(tmp_path):\n    assert f(1)"},
@@ -247,6 +249,72 @@ def test_broken_tests_are_no_zero(metadata, error):
     got = score("def f(x):\n    return x", metadata)
     assert (got.value, got.status) == (None, "infra_error")
     assert error in got.error
+
+
+CHECK = "def check(candidate):\n    assert candidate(1) == 1"
+NOTHING = "asserts nothing, so that every program would pass"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        (
+            {"test_list": ["assert f(1) =="]},
+            "metadata['test_list'][0] is no Python (invalid syntax, line 1): assert f(1)",
+        ),
+        ({"test_list": ["assert f(1)", "assert f(2)\x00"]}, "metadata['test_list'][1] is no Python"),
+        ({"test_list": ["return f(1) == 1"]}, "'return' outside function"),
+        (
+            {"test_list": ["assert f(1)"], "test_setup_code": "def g("},
+            "metadata['test_setup_code'] or ['test_imports'] is",
+        ),
+        ({"test_list": ["assert f(1)"], "test_imports": ["import math as"]}, "['test_imports'] is no Python"),
+        ({"test_list": ["f(1)==99"]}, f"metadata['test_list'][0] {NOTHING}: write `assert f(1)==99`"),
+        (
+            {"test_list": ["assert f(1) == 1", "not f(2)"]},
+            f"metadata['test_list'][1] {NOTHING}: write `assert not f(2)`",
+        ),
+        ({"test_list": ["print(f(1))"]}, NOTHING),
+        ({"test_list": ["x = f(1)"]}, NOTHING),
+        ({"test_list": ["# f(1) == 2"]}, NOTHING),
+        ({"test_list": ["assert True"]}, NOTHING),
+        ({"test_list": ["assert 1 + 1 == 2"]}, NOTHING),
+        ({"test_list": ["assert (f(1) == 2, 'no')"]}, NOTHING),
+        ({"test_cases": ["f(1) is 3", "assert f(2)"]}, "metadata['test_cases'][0]"),
+        ({"tests": ["f(2) == 3"]}, "metadata['tests'][0]"),
+        ({"test": "def test_x():\n    f(1)"}, NOTHING),
+        ({"test": CHECK}, "`check` runs if `entry_point` names the function"),
+        ({"test": CHECK.replace("check", "verify"), "entry_point": "f"}, NOTHING),
+        ({"test": CHECK, "entry_point": "not a name"}, "metadata['entry_point'] 'not a name' is no name of a function"),
+        ({"test": CHECK, "entry_point": "class"}, "is no name"),
+        ({"test": CHECK, "entry_point": "f; g"}, "is no name"),
+        ({"test": CHECK, "entry_point": 7}, "is no name"),
+        (
+            {"input_output": {"fn_name": "not a name", "inputs": [[1]], "outputs": [1]}},
+            "must be a name or Class.method",
+        ),
+        ({"input_output": {"fn_name": "f", "inputs": [[float("nan")]], "outputs": [1]}}, "args must be JSON values"),
+    ],
+)
+def test_tests_that_cannot_run_or_fail_nobody_are_found_in_the_row(metadata, error):
+    assert error in (CodeTests().needs(Prompt("x", "Write it.", (), metadata=metadata)) or "")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"test_list": ["same(f(1), 2)"], "test_setup_code": "def same(a, b):\n    assert a == b"},
+        {"test_list": ["isclose_or_fail(f(1), 2)"], "test_imports": ["from helpers import isclose_or_fail"]},
+        {"test_list": [r"assert f('\d')"]},
+        {"test": CHECK + "\ncheck(f)"},
+        {"test": CHECK.replace("assert", "assert True\n    assert"), "entry_point": "Solution().f"},
+        {"test": "def helper(c):\n    assert c(1)\n\ndef check(c):\n    helper(c)", "entry_point": "f"},
+        {"test": "import numpy as np\ndef test_x():\n    np.testing.assert_allclose(f(1), 1)"},
+        {"test": "try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    raise SystemExit(1)"},
+    ],
+)
+def test_tests_that_judge_by_other_means_than_assert_are_fit(metadata):
+    assert CodeTests().needs(Prompt("x", "Write it.", (), metadata=metadata)) is None
 
 
 def test_packed_tests_run_nothing(tmp_path):
