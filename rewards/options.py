@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 PLAIN = (bool, int, float, str)
-"""Annotations to which options are converted; others are taken as they are."""
+"""Annotations to which options are converted, also inside of these; others are taken as they are."""
+SEQUENCES = (list, tuple, set, frozenset, Sequence, Collection, Iterable)
+MAPPINGS = (dict, Mapping, MutableMapping)
 VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -60,22 +65,77 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _fitting(value: Any, annotation: Any, where: str) -> Any:
-    """The value as the annotation wants it, if that is made of plain types and None."""
+    """The value as the annotation wants it, if that is made of plain types, None, and lists and mappings of these."""
+    if not _is_known(annotation):
+        return value
     parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    plain = [one for one in parts if one in PLAIN]
-    literal = typing.get_origin(annotation) is typing.Literal
-    if not literal and len(plain) != sum(one is not type(None) for one in parts):
+    kinds = [typing.get_origin(one) or one for one in parts]
+    if value is None and type(None) in kinds:
         return value
-    if not literal and (type(value) in plain or (value is None and type(None) in parts)):
+    for part, kind in zip(parts, kinds, strict=True):
+        if kind in MAPPINGS and isinstance(value, Mapping):
+            return _fitting_mapping(value, typing.get_args(part), where)
+        if kind in SEQUENCES and isinstance(value, list | tuple):
+            return _fitting_items(value, part, kind, where)
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{where}: {value} is no {_shown(annotation)}; give a number")
+    if type(value) in kinds:
         return value
-    if isinstance(value, bool) and not literal:
+    return _converted(value, annotation, where)
+
+
+def _fitting_mapping(value: Mapping[Any, Any], arguments: Sequence[Any], where: str) -> dict[Any, Any]:
+    keys, values = arguments or (Any, Any)
+    return {
+        _fitting(key, keys, f"{where}: the name {key!r}"): _fitting(one, values, f"{where}.{key}")
+        for key, one in value.items()
+    }
+
+
+def _fitting_items(value: Sequence[Any], annotation: Any, kind: Any, where: str) -> Any:
+    arguments = typing.get_args(annotation)
+    if kind is tuple and arguments and arguments[-1] is not ...:
+        if len(value) != len(arguments):
+            raise ValueError(f"{where}: {value!r} is no {_shown(annotation)}: give {len(arguments)} elements")
+        kinds = list(arguments)
+    else:
+        kinds = [arguments[0] if arguments else Any] * len(value)
+    found = [_fitting(one, inner, f"{where}[{i}]") for i, (one, inner) in enumerate(zip(value, kinds, strict=True))]
+    return kind(found) if kind in (tuple, set, frozenset) else found
+
+
+def _converted(value: Any, annotation: Any, where: str) -> Any:
+    """A value of another type: what a shell or a file of fields makes of one is turned, all else refused."""
+    parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    literal = any(typing.get_origin(one) is typing.Literal for one in parts)
+    scalars = [one for one in parts if (typing.get_origin(one) or one) not in (*SEQUENCES, *MAPPINGS, type(None))]
+    if not scalars or (isinstance(value, bool | Mapping | list | tuple) and not literal):
         raise ValueError(f"{where}: {value!r} is no {_shown(annotation)}")
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(annotation, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
+        wanted: Any = typing.Union[*scalars]
+        adapter: TypeAdapter[Any] = TypeAdapter(wanted, config=ConfigDict(coerce_numbers_to_str=True))
+        found = adapter.validate_python(value)
     except ValidationError as error:
         raise ValueError(f"{where}: {value!r} is no {_shown(annotation)}: {error.errors()[0]['msg']}") from None
+    if isinstance(found, float) and math.isnan(found):
+        raise ValueError(f"{where}: {value!r} is no {_shown(annotation)}; give a number")
+    return found
+
+
+def _is_known(annotation: Any) -> bool:
+    """Whether it is made of plain types, None, literals, paths, enumerations, and lists and mappings of known ones."""
+    if annotation is Any or annotation is type(None) or annotation is ... or annotation in PLAIN:
+        return annotation is not Any
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return True
+    if _is_union(annotation):
+        return all(map(_is_known, arguments))
+    if annotation in (*SEQUENCES, *MAPPINGS) or origin in (*SEQUENCES, *MAPPINGS):
+        return True
+    return isinstance(annotation, type) and issubclass(annotation, Path | Enum)
 
 
 def _shown(annotation: Any) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib
-import io
-import sys
+import re
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, get_args
 
 from evolpo import InputError
-from evolpo.rewards.base import COLD_TIMEOUT_S, DEFAULT_TIMEOUT_S, FunctionReward, Reward
+from evolpo.rewards.base import COLD_TIMEOUT_S, DEFAULT_TIMEOUT_S, FunctionReward, Reward, Scope
+from evolpo.rewards.importing import check_path, import_attribute
 from evolpo.rewards.options import fitting_options
 from evolpo.rewards.service.workers import describe
 
@@ -46,111 +43,69 @@ def load_reward(
     Raises:
         InputError: nothing of that name, it cannot be imported, it is no reward, or it does not take the options.
     """
-    path = _resolve(use, field)
     options = dict(options or {})
     try:
-        found = import_attribute(path)
+        found = import_attribute(_resolve(use))
         if isinstance(found, FunctionReward):
             return found.configured(timeout_s, options, cold_timeout_s)
         if isinstance(found, type):
             found = _instance(found, options, use)
         elif options:
             raise ValueError(f"{use} is an object that takes no options; give a class")
+        return _checked(found, use)
     except ValueError as error:
-        raise InputError(f"{field}: {error}") from error
-    if isinstance(found, Reward):
-        return found
-    mend = "decorate it with @sample_reward or @group_reward" if callable(found) else "it needs name, scope and score()"
-    raise InputError(f"{field}: {use} is a {type(found).__name__}, no reward; {mend}")
+        raise InputError(_with_field(str(error), field)) from error
+
+
+def _with_field(message: str, field: str) -> str:
+    """A message under the full name of its field: an option stands beside `use`, not below it."""
+    beside = field.removesuffix("use")
+    # Adapters speak of their option `function`.
+    option = message if re.match(r"options\.\w", message) else f"options.{message}"
+    return f"{beside}{option}" if option.startswith(("options.function: ", message)) else f"{field}: {message}"
 
 
 def _instance(found: type, options: Mapping[str, Any], use: str) -> Any:
     taken = fitting_options(found, options, found.__name__)
     try:
         return found(**taken)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ValueError(f"{use} cannot be made: {describe(error)}") from error
 
 
-def _resolve(use: str, field: str) -> str:
+def _checked(found: Any, use: str) -> Reward:
+    """The object, if it is a reward. Raises ValueError if it is none, or says of itself what no reward can be."""
+    try:
+        named = isinstance(found, Reward)  # asks for its attributes, which may be properties
+        scope, name = (found.scope, found.name) if named else ("", "")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ValueError(f"{use} is no reward: {describe(error)}") from error
+    if not named:
+        decorate = "decorate it with @sample_reward or @group_reward"
+        mend = decorate if callable(found) else "it needs name, scope and score()"
+        raise ValueError(f"{use} is a {type(found).__name__}, no reward; {mend}")
+    if scope not in get_args(Scope):
+        raise ValueError(f"{use} has the scope {scope!r}; a reward's is sample or group")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{use} has the name {name!r}; a reward's is a text")
+    reward: Reward = found
+    return reward
+
+
+def _resolve(use: str) -> str:
     """`module:attribute` behind a name."""
     if ":" in use:
         return use
     available = available_rewards()
     if use in available:
         return available[use]
+    if re.search(r"[./]", use):
+        check_path(use)
     near = difflib.get_close_matches(use, available, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     names = ", ".join(available) or "none"
-    raise InputError(f"{field}: no reward is called {use!r}; {hint}installed: {names}; or give module:attribute")
-
-
-def import_attribute(path: str) -> Any:
-    """What `module:attribute` names; the current directory is importable.
-
-    Raises:
-        ValueError: it cannot be imported, in one line.
-    """
-    module_name, _, attributes = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    found = _import_module(module_name, here)
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            near = difflib.get_close_matches(attribute, dir(found), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{module_name} has no attribute {attributes!r}{hint}")
-        found = getattr(found, attribute)
-    return found
-
-
-def _import_module(name: str, here: str) -> Any:
-    held_back = _HeldBack(sys.stderr)
-    try:
-        # A module that parses the command line prints its usage before it exits; the mistake is to be one line.
-        with contextlib.redirect_stderr(held_back):
-            module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ValueError(f"there is no module {error.name!r} in {here} or among the installed") from error
-        raise ValueError(f"{name} cannot be imported: {error}") from error
-    except SystemExit as error:
-        said = f" ({held_back.last_line()})" if held_back.last_line() else ""
-        raise ValueError(f"{name} ends the program when it is imported{said}; do that in a function") from error
-    except Exception as error:
-        raise ValueError(f"{name} cannot be imported: {describe(error)}") from error
-    held_back.release()
-    return module
-
-
-class _HeldBack(io.TextIOBase):
-    """A stream that keeps what is written until it is released, and hands it on from then on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._held: list[str] | None = []
-
-    def write(self, text: str) -> int:
-        if self._held is None:
-            return self._stream.write(text)
-        self._held.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def last_line(self) -> str:
-        """The last line that is kept."""
-        return "".join(self._held or []).strip().rpartition("\n")[2]
-
-    def release(self) -> None:
-        """Write what was kept."""
-        held, self._held = self._held or [], None
-        self._stream.write("".join(held))
+    raise ValueError(f"no reward is called {use!r}; {hint}installed: {names}; or give module:attribute")

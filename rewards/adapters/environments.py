@@ -10,7 +10,7 @@ from typing import Any
 from evolpo.rewards.adapters.foreign import adapter, message
 from evolpo.rewards.adapters.signatures import Function, Signature, first_results, name_of
 from evolpo.rewards.base import Sample, Scope, is_coroutine_function
-from evolpo.rewards.registry import import_attribute
+from evolpo.rewards.importing import import_attribute
 from evolpo.rewards.service.calls import describe
 from evolpo.rewards.values import Score, plain_numbers, score_of
 
@@ -69,7 +69,7 @@ def _found(path: str) -> Found:
     try:
         found = import_attribute(path)
     except ValueError as error:
-        raise ValueError(f"function: {path!r} is no module:attribute that can be imported: {error}") from error
+        raise ValueError(f"function: {error}") from error
     name = path.rpartition(":")[2].replace(".", "_")
     if hasattr(found, "funcs"):
         rubrics = _rubrics(found)

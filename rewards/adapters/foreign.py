@@ -10,8 +10,8 @@ from typing import Any
 
 from evolpo.rewards.adapters.signatures import Function, Signature, name_of, unwrapped
 from evolpo.rewards.base import COLD_TIMEOUT_S, FunctionReward, Sample, Scope, is_coroutine_function
+from evolpo.rewards.importing import import_attribute
 from evolpo.rewards.options import fitting_options
-from evolpo.rewards.registry import import_attribute
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load_foreign(path: str, options: Mapping[str, Any]) -> Foreign:
     try:
         found = import_attribute(path)
     except ValueError as error:
-        raise ValueError(f"function: {path!r} is no module:attribute that can be imported: {error}") from error
+        raise ValueError(f"function: {error}") from error
     if isinstance(found, FunctionReward):
         raise ValueError(f"function: {path} is a reward of evolpo; use it without an adapter")
     if not callable(found):
@@ -102,8 +102,7 @@ class AdapterReward(FunctionReward[..., Any]):
         self, timeout_s: float, options: Mapping[str, Any], cold_timeout_s: float = COLD_TIMEOUT_S
     ) -> AdapterReward:
         """As of any function; raises ValueError also if the foreign function is not there or cannot be called."""
-        fitting_options(self.function, options, self.name, first=1)
-        path: str = options["function"]
+        path: str = fitting_options(self.function, options, self.name, first=1)["function"]
         functions, scope, name = self.check(path, options)
         modules = [str(getattr(unwrapped(one), "__module__", None) or type(one).__module__) for one in functions]
         self_contained = "__main__" not in modules

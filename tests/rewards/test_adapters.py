@@ -194,8 +194,13 @@ def test_verifiers_exception_is_no_zero_and_leaves_the_others():
         (
             "verl",
             {"function": "foreign_rewards:compute_scores"},
-            "'foreign_rewards:compute_scores' is no module:attribute",
+            "foreign_rewards has no attribute 'compute_scores'; did you mean 'compute_score'?",
         ),
+        ("verl", {"function": 3}, "'3' is no module:attribute; write it as in my_rewards:polite"),
+        ("trl", {"function": None, "conversational": True}, "None is no str"),
+        ("skyrl", {"function": ["a:b"]}, "['a:b'] is no str"),
+        ("slime", {"function": "rewards.py:f"}, "write rewards:f"),
+        ("verifiers", {"function": "", "conversational": False}, "'' is no module:attribute"),
         ("verl", {"function": "no_such_module:f"}, "there is no module 'no_such_module'"),
         ("verl", {"function": "foreign_rewards:NOT_A_FUNCTION"}, "is a int; give a function"),
         ("verl", {"function": "foreign_rewards:compute_score", "fromat_score": 1}, "unexpected keyword argument"),
@@ -205,6 +210,6 @@ def test_verifiers_exception_is_no_zero_and_leaves_the_others():
 def test_mistakes_are_found_on_loading(adapter, options, message):
     with pytest.raises(InputError) as caught:
         load_reward(f"evolpo.rewards.adapters:{adapter}", "rewards.components[0].use", options)
-    assert str(caught.value).startswith("rewards.components[0].use: ")
+    assert str(caught.value).startswith("rewards.components[0].options.")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
