@@ -180,6 +180,14 @@ COMMANDS: Mapping[str, Command] = {
         summary="the front-end reward on worse copies and on cheats",
         example="evolpo bench frontend",
     ),
+    "bench aesthetics": Command(
+        config="bench_aesthetics",
+        schema="evolpo.recipes.bench.aesthetics:BenchAestheticsConfig",
+        main="evolpo.recipes.bench.aesthetics:main",
+        summary="the looks of pages against what people said of them",
+        example="evolpo bench aesthetics ratings/",
+        positional=("folder",),
+    ),
     "bench rewards": Command(
         config="bench_rewards",
         schema="evolpo.recipes.bench.rewards:BenchRewardsConfig",

@@ -1,7 +1,8 @@
-"""How typical of well-made pages is a screenshot? Computed, without a judge.
+"""How good does a screenshot look? Computed, without a judge: sound times the root of what people like.
 
-Every measure of `aesthetics_measures` is compared with its distribution over honest pages, `percentiles.json`, which
-`evolpo bench frontend percentiles=FILE` makes anew. Nothing is fitted to ratings: the middle half of the honest pages
+*Taste* (`taste`) is fitted to comparisons by people. *Soundness* has no part in that: it sees faults that no compared
+page has. Every measure of `aesthetics_measures` is compared with its distribution over honest pages,
+`percentiles.json`, which `evolpo bench frontend percentiles=FILE` makes anew: the middle half of the honest pages
 counts fully, the rest of them at least half, and what lies beyond the most extreme of them counts less the farther out
 it is. Means inside a group of related measures, a geometric mean over the groups: a page must not fail in any of them.
 """
@@ -21,6 +22,7 @@ import numpy as np
 from evolpo.rewards.base import Score
 from evolpo.rewards.frontend.aesthetics_measures import MEASURES
 from evolpo.rewards.frontend.aesthetics_segments import read_png, segment
+from evolpo.rewards.frontend.taste import measure_taste, reach_all, taste
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "contrast": ("contrast",),
@@ -70,8 +72,10 @@ def aesthetics_from_image(png: bytes) -> Score:
             only the top is looked at.
 
     Returns:
-        Value 0 to 1, with `raw/NAME` and `typical/NAME` of every measure, `group/NAME` and `judge` 0.0 (there was none)
-        in its metrics. `model_fail` if nothing is drawn on it; `infra_error` if it is no readable PNG.
+        Value 0 to 1, `sound` times the root of `taste`, both in its metrics, with `raw/NAME` of every measure,
+        `liked/NAME` (how far it is from what people like least to what they like most), `typical/NAME`, `group/NAME`,
+        and `judge` 0.0 (there was none). `model_fail` if nothing is drawn on it; `infra_error` if it is no readable
+        PNG.
     """
     started = time.perf_counter()
     try:
@@ -80,13 +84,16 @@ def aesthetics_from_image(png: bytes) -> Score:
         return Score.infra_error(str(error), time.perf_counter() - started)
     if measured["edge_density"] == 0 or measured["elements"] == 0:
         return replace(Score.model_fail("nothing is drawn on the page"), elapsed_s=time.perf_counter() - started)
-    typical = {name: typicality(name, value, percentiles()[name]) for name, value in measured.items()}
+    typical = {name: typicality(name, measured[name], levels) for name, levels in percentiles().items()}
     groups = {group: max(LEAST, float(np.mean([typical[name] for name in names]))) for group, names in GROUPS.items()}
-    metrics = {"judge": 0.0}
+    liked, sound = taste(measured), math.exp(sum(map(math.log, groups.values())) / len(groups))
+    metrics = {"judge": 0.0, "taste": liked, "sound": sound}
+    metrics |= {f"liked/{name}": value for name, value in reach_all(measured).items()}
     metrics |= {f"group/{name}": value for name, value in groups.items()}
     metrics |= {f"raw/{name}": value for name, value in measured.items() if not math.isnan(value)}
     metrics |= {f"typical/{name}": value for name, value in typical.items()}
-    value = math.exp(sum(map(math.log, groups.values())) / len(groups))
+    # The root, so that text too faint to be counted costs more by its faults than it gains by being gone.
+    value = sound * math.sqrt(liked)
     note = {"judge": "no judge: computed measures alone"}
     return Score(value, metrics=metrics, artifacts=note, elapsed_s=time.perf_counter() - started)
 
@@ -94,7 +101,7 @@ def aesthetics_from_image(png: bytes) -> Score:
 def raw_measures(png: bytes) -> dict[str, float]:
     """Every measure of a screenshot by name; NaN where it cannot be taken. Raises ValueError on a bad PNG."""
     seen = segment(read_png(png))
-    return {name: measure(seen) for name, measure in MEASURES.items()}
+    return {name: measure(seen) for name, measure in MEASURES.items()} | measure_taste(seen)
 
 
 def typicality(name: str, value: float, levels: Sequence[float]) -> float:

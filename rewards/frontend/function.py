@@ -89,7 +89,8 @@ async def exercise(
     The terms: `errors` is 1 / (1 + n) with n distinct uncaught errors, unhandled rejections, errors on the console,
     refused addresses, missing files and broken images. `controls` is the share that works of those that can be judged
     (see `use_controls`; at most 16). `layout` is the mean over three widths of 1 if nothing sticks out to the right,
-    else of what is left of 0.5 after the share of the width that does. `keyboard` is the share of controls that Tab
+    else of what is left of 0.5 after the share of the width that does, less twice the share of the lines of text that
+    run into another text. `keyboard` is the share of controls that Tab
     reaches. `accessibility` is 1 less `IMPACTS` for every violated rule of axe-core (WCAG 2.1, levels A and AA).
     `styles` is 1 less five times the share of CSS declarations that Chromium does not know. `content` counts visible,
     legible texts between 8 and 72 pixels that stay when time passes, fields, and pictures with detail, up to four.
@@ -133,8 +134,10 @@ async def _exercise(browser: BrowserThread, page: Page, declarations: Sequence[t
         await tab.evaluate(script("axe.min.js"))
         violations = tuple((rule, impact or "minor") for rule, impact in await tab.evaluate(_AXE))
         terms["accessibility"] = max(0.0, 1 - sum(IMPACTS[impact] for _, impact in violations))
+        overlapping = float(await tab.evaluate("probe.overlaps()"))
         overflow = await _overflow(tab)
-        terms["layout"] = sum(_fit(excess, width) for width, excess in overflow.items()) / len(overflow)
+        fits = sum(_fit(excess, width) for width, excess in overflow.items()) / len(overflow)
+        terms["layout"] = max(0.0, fits - 2 * overlapping)
     controls, used, after_use = await use_controls(browser, page)
     if controls.judged:
         terms["controls"] = controls.working / controls.judged

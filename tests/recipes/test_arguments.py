@@ -249,6 +249,7 @@ NEEDED = {
     "merge": ["run=a", "output=b"],
     "pareto": ["output=a", "baseline=a", "runs={a: [b]}"],
     "pipeline": ["experiment=evo_cot_nano"],
+    "bench aesthetics": ["folder=a"],
 }
 
 

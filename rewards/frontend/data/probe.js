@@ -155,6 +155,28 @@ globalThis.probe = (() => {
       return Math.max(0, root.scrollWidth - innerWidth);
     },
 
+    // Share of the lines of text that run into another text: by a quarter of the smaller one, its leading left out.
+    overlaps: () => {
+      const lines = [];
+      const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+      const range = document.createRange();
+      for (let node = walk.nextNode(); node && lines.length < 600; node = walk.nextNode()) {
+        if (!node.data.trim() || !shown(node.parentElement)) continue;
+        range.selectNodeContents(node);
+        for (const box of range.getClientRects()) {
+          if (!onPage(box)) continue;
+          const cut = box.height / 5;
+          lines.push({node, left: box.left, right: box.right, top: box.top + cut, bottom: box.bottom - cut});
+        }
+      }
+      const area = ({left, right, top, bottom}) => Math.max(0, right - left) * Math.max(0, bottom - top);
+      const common = (a, b) => area({left: Math.max(a.left, b.left), right: Math.min(a.right, b.right),
+                                     top: Math.max(a.top, b.top), bottom: Math.min(a.bottom, b.bottom)});
+      const hit = lines.filter((one) => lines.some((other) => other.node !== one.node &&
+        common(one, other) > Math.min(area(one), area(other)) / 4));
+      return lines.length ? hit.length / lines.length : 0;
+    },
+
     unsupported: (declarations) => declarations.filter(([name, value]) => !CSS.supports(name, value)),
 
     // Enabled visible controls in document order; `limit` of them, evenly spaced.

@@ -241,14 +241,15 @@ def test_every_measure_has_a_group_a_tolerance_and_percentiles():
 def test_an_ordinary_page_and_its_breakdown():
     score = aesthetics_from_image(png(page()))
     assert score.status == "ok"
-    assert 0.6 < score.value <= 1
+    assert 0.6 < score.metrics["sound"] <= 1
     assert score.metrics["judge"] == 0
     assert "no judge" in score.artifacts["judge"]
     for name in MEASURES:
         assert name == "alignment" or f"raw/{name}" in score.metrics
         assert 0 <= score.metrics[f"typical/{name}"] <= 1
     logs = [math.log(score.metrics[f"group/{name}"]) for name in GROUPS]
-    assert score.value == pytest.approx(math.exp(sum(logs) / len(logs)))
+    assert score.metrics["sound"] == pytest.approx(math.exp(sum(logs) / len(logs)))
+    assert score.value == pytest.approx(score.metrics["sound"] * math.sqrt(score.metrics["taste"]))
     assert aesthetics_from_image(png(page())).value == score.value
 
 
@@ -275,15 +276,47 @@ def giant():
     return drawn((960, 600), texts=[((20, 100), "WOW", 300, "#223344")])
 
 
+def noise():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 960, 3), dtype=np.uint8))
+
+
+def headline_on_a_gradient():
+    across, down = np.linspace(0, 255, 960)[None, :], np.linspace(255, 0, 600)[:, None]
+    colours = np.stack([across * np.ones((600, 1)), down * np.ones((1, 960)), np.full((600, 960), 128)], axis=2)
+    image = Image.fromarray(colours.astype(np.uint8))
+    ImageDraw.Draw(image).text((200, 250), "Welcome to the future", font=font(56), fill="white")
+    return image
+
+
+def headlines():
+    sizes = (14, 18, 24, 32, 44, 60)
+    return drawn((960, 600), texts=[((40, 30 + 90 * i), "Words", size, "#222") for i, size in enumerate(sizes)])
+
+
+def designed():
+    """A coloured band with a headline, a picture, three cards with short text."""
+    words = ("Fresh bread", "Baked every morning", "before you are up")
+    texts = [((60, 50), "The corner bakery", 40, "white"), ((60, 110), "Bread and cake since 1962", 18, "white")]
+    for column in range(3):
+        left = 60 + 290 * column
+        texts += [((left, 400 + 34 * i), line, 22 if i == 0 else 15, "#33281e") for i, line in enumerate(words)]
+    cards = [((40 + 290 * i, 380, 300 + 290 * i, 560), "#f3e3cf") for i in range(3)]
+    image = drawn((960, 600), ground="#fff8ee", rectangles=[((0, 0, 960, 170), "#7a3b1d"), *cards], texts=texts)
+    crumbs = np.random.default_rng(1).normal(0, 25, (180, 880, 1)) + np.array([190, 130, 70])
+    image.paste(Image.fromarray(crumbs.clip(0, 255).astype(np.uint8)), (40, 185))
+    return image
+
+
+@pytest.mark.parametrize("drawing", [giant, noise, headline_on_a_gradient, headlines])
+def test_a_page_that_is_one_thing_is_worth_less_than_a_page(drawing):
+    assert aesthetics_from_image(png(drawing())).value < 0.75 * aesthetics_from_image(png(designed())).value
+
+
 @pytest.mark.parametrize("nothing", [blank, gradient])
 def test_nothing_drawn_is_worth_nothing(nothing):
     score = aesthetics_from_image(png(nothing()))
     assert score.status == "model_fail"
     assert score.value == 0
-
-
-def test_giant_text_is_worth_less_than_a_page():
-    assert aesthetics_from_image(png(giant())).value < 0.5 * aesthetics_from_image(png(page())).value
 
 
 @pytest.mark.parametrize(

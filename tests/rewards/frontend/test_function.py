@@ -97,6 +97,22 @@ def test_errors_overflow_and_accessibility_lower_their_terms(run):
     assert poor.terms["errors"] == pytest.approx(1 / 2)  # A broken image.
 
 
+def test_text_that_runs_into_other_text_lowers_the_layout(run):
+    paragraphs = "".join(f"<p>Paragraph number {i} with some words</p>" for i in range(8))
+    two = (
+        '<div style="position: relative"><p>Below</p><p style="position: absolute; top: 0; margin: 0{}">Above</p></div>'
+    )
+    over, hidden = two.format(""), two.format("; opacity: 0")
+    apart, one, all_over = run(
+        exercise(Page(document(f"<main>{paragraphs}{hidden}</main>"))),
+        exercise(Page(document(f"<main>{paragraphs}{over}</main>"))),
+        exercise(Page(document(f"<style>p + p {{ margin-top: -30px }}</style><main>{paragraphs}</main>"))),
+    )
+    assert apart.terms["layout"] == 1
+    assert one.terms["layout"] == pytest.approx(1 - 2 * 2 / 10)
+    assert all_over.terms["layout"] == 0
+
+
 def test_linked_files_are_served_and_missing_ones_named(run):
     html = COUNTER.replace(
         "</head>", '<link rel="stylesheet" href="css/style.css"><script src="gone.js"></script></head>'
