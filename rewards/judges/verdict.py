@@ -15,23 +15,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from evolpo.rewards.thoughts import without_thoughts
+
 __all__ = ["error_line", "parse_verdict"]
 
 V = TypeVar("V", bound=BaseModel)
 
 _BRACE = re.compile(r"[{}]")
 _FLAT_OBJECT = re.compile(r"\{[^{}]*\}")
-# Thoughts as models mark them; where the chat template opens them, a reply has the end alone.
-_THOUGHTS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|channel|>analysis", "<|channel|>final<|message|>"),
-)
 # What may stand around the object at the end of an answer: a fence of code, stress, a tag, the mark of an end.
 _BEFORE = re.compile(r"(?:[*_\s\ufeff\u200b]|`++[\w-]*+|<\w++>|<\|\w++\|>)*+")
 _AFTER = re.compile(r"(?:[*_`.\s\ufeff\u200b]|</\w++>|<\|\w++\|>)*+")
@@ -67,7 +58,9 @@ def parse_verdict(text: str, form: type[V], material: str = "") -> V:
         ValueError: no object, a broken or unfinished one, one that may be a quotation, a key twice, a field that is
             missing, of a wrong type or out of range. One line.
     """
-    answer = _without_thoughts(text)
+    answer = without_thoughts(text)
+    if answer is None:
+        raise ValueError("its thoughts have no end")
     spans = _spans(answer)
     if not spans:
         raise ValueError("it holds no JSON object")
@@ -104,15 +97,6 @@ def error_line(error: ValidationError) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     message = first["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
-
-
-def _without_thoughts(text: str) -> str:
-    """What follows the last thoughts. Raises ValueError if thoughts were begun and not ended."""
-    end = max(text.rfind(mark) + len(mark) if mark in text else 0 for _, mark in _THOUGHTS)
-    answer = text[end:]
-    if any(mark in answer for mark, _ in _THOUGHTS):
-        raise ValueError("its thoughts have no end")
-    return answer
 
 
 def _spans(text: str) -> list[_Span]:

@@ -62,6 +62,11 @@ PRESETS: Mapping[str, Preset] = {
         ("reward_model.ground_truth",),
         ("data_source",),
     ),
+    "ifeval": Preset(
+        (("instruction_id_list", "ground_truth.func_name"), ("prompt", "messages")),
+        ("prompt", "messages"),
+        ("ground_truth",),
+    ),
     "code": Preset(
         (_TESTS,),
         (

@@ -22,6 +22,26 @@ MATH = [
     for b in range(2, 8)
 ]
 PAGES = [{"prompt": f"A page with {count} cards and a button that hides them."} for count in range(40)]
+NO_ARGUMENTS = dict.fromkeys(("N", "quantifier", "end_phrase", "keyword_list", "options", "i"))
+INSTRUCTIONS = [
+    {
+        "messages": [{"role": "user", "content": f"Name {number} rivers of Europe. Do not use any commas."}],
+        "ground_truth": json.dumps({"func_name": "validate_no_commas", **NO_ARGUMENTS}),
+        "dataset": "ifeval",
+    }
+    for number in range(2, 32)
+] + [
+    {
+        "key": number,
+        "prompt": f"Describe village number {number} in at least 40 words, all of them in lowercase letters.",
+        "instruction_id_list": ["length_constraints:number_words", "change_case:english_lowercase"],
+        "kwargs": [
+            {"num_words": 40, "relation": "at least", "keywords": None},
+            {"num_words": None, "relation": None, "keywords": None},
+        ],
+    }
+    for number in range(6)
+]
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "gsm8k": [
         {
@@ -38,6 +58,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         for n in range(40)
     ],
     "frontend": PAGES,
+    "ifeval": INSTRUCTIONS,
 }
 
 

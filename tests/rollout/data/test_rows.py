@@ -50,6 +50,19 @@ SHAPES = {
         {"prompt": "What is 2 + 3?", "solution": "5", "data_source": "sums", "reward_model": {"ground_truth": "5"}},
         ("verl", "What is 2 + 3?", "5", "sums"),
     ),
+    "ifeval": (
+        {
+            "key": 1,
+            "prompt": "What is 2 + 3?",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{"N": None}],
+        },
+        ("ifeval", "What is 2 + 3?", None, ""),
+    ),
+    "ifeval, as training set": (
+        {"messages": [USER], "ground_truth": '{"func_name": "validate_no_commas", "N": null}', "dataset": "ifeval"},
+        ("ifeval", "What is 2 + 3?", '{"func_name": "validate_no_commas", "N": null}', ""),
+    ),
     "trl": ({"prompt": "What is 2 + 3?", "solution": "$5$"}, ("trl", "What is 2 + 3?", "$5$", "")),
     "trl, conversational": ({"prompt": [USER], "solution": "$5$"}, ("trl", "What is 2 + 3?", "$5$", "")),
     "trl, prompt alone": ({"prompt": [USER]}, ("columns", "What is 2 + 3?", None, "")),
