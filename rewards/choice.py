@@ -3,6 +3,7 @@ r"""Multiple choice: which letter does a response give? One option or nothing: w
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
@@ -24,8 +25,17 @@ _LABELLED = re.compile(
 )
 _TEXT_FIRST = re.compile(r"(\S.*?)\s*[(\[](?:option |choice )?([A-Z])[)\]]\.?", re.DOTALL)
 _PHRASE = re.compile(
-    r"\b(?:answer|(?:correct|right|best|final)\s+(?:option|choice))\b[*_\s]*(?:is\b|[:=])[*_\s:]*", re.IGNORECASE
+    r"\b(?:answer|(?:correct|right|best|final)\s+(?:option|choice))\b[*_\s\"']*(?:is\b|[:=])[*_\s:]*"
+    r"|\bI(?:'d|'ll| would| will)? (?:choose|pick|select|go with|opt for)\b[*_\s:]*|\u7b54\u6848(?:\u662f|\u4e3a|:)\s*",
+    re.IGNORECASE,
 )
+_DECLARED = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice)\s+[*_(]*([A-Z])[*_)]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+    r"|(?:^|[.:;,]\s+|\bso\s+|\bhence\s+|\bthus\s+|\btherefore,?\s+)[*_(]*([A-Z])[*_)]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b",
+    re.MULTILINE,
+)
+_REASONED = re.compile(r"(?:option\s+|choice\s+)?[(\[]?([A-Z])[)\]]?,?\s+(?:since|because)\s+(\S.*)", re.DOTALL)
+_JSON = re.compile(r"""\{?\s*["']?(?:answer|choice|option)["']?\s*:\s*["']?([^"'{}]+?)["']?\s*\}?""", re.IGNORECASE)
 _NAMED = re.compile(r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Z])[)\]]|([A-Z]))(?![\w'-])")
 _ANOTHER = re.compile(
     r"[(\[][A-Z][)\]]|(?<![\w'])[B-HJ-Z](?![\w'-])"
@@ -102,6 +112,7 @@ def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False)
         options: letter -> text; without any, all letters of the alphabet count.
         tolerant: look outside of box and tags.
     """
+    text = unicodedata.normalize("NFKC", text)  # Full-width letters and letters in circles.
     boxed = extract_answer(text)
     if boxed is not None:
         return _exact(boxed, options)
@@ -109,8 +120,7 @@ def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False)
         return None
     phrases = list(_PHRASE.finditer(text))
     if not phrases:
-        lines = text.strip().splitlines()
-        return _exact(lines[-1], options) if lines else None
+        return _declared(text, options)
     tail = _MARKUP.sub(_inner, text[phrases[-1].end() :]).strip()
     first_line = tail.partition("\n")[0]
     exact = _exact(first_line, options)
@@ -128,6 +138,20 @@ def chosen_letter(text: str, options: Mapping[str, str], tolerant: bool = False)
     else:
         tail = tail[len(first_line) :]
     return None if _turns_to_another(tail, exact) or _lists_on(tail, exact, options) else exact
+
+
+def _declared(text: str, options: Mapping[str, str]) -> str | None:
+    """The letter of which a response says that it is right, else the option that is its last line."""
+    declared = {match[1] or match[2] for match in _DECLARED.finditer(text)}
+    if len(declared) == 1 and not (options and declared - set(options)):
+        letter = declared.pop()
+        last = list(_DECLARED.finditer(text))[-1]
+        return None if _turns_to_another(text[last.end() :], letter) else letter
+    lines = [line for line in text.splitlines() if line.strip()]
+    if declared or not lines:
+        return None
+    letter, before = _exact(lines[-1], options), _exact(lines[-2], options) if len(lines) > 1 else None
+    return letter if before in (None, letter) else None
 
 
 def _turns_to_another(rest: str, letter: str) -> bool:
@@ -156,6 +180,8 @@ def _lists_on(rest: str, letter: str, options: Mapping[str, str]) -> bool:
 
 def _exact(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter of an answer that is one option and nothing else."""
+    if stated := _JSON.fullmatch(answer.strip()):
+        answer = stated[1]
     answer = _plain(answer)
     by_text = {letter for letter, text in options.items() if _normal(text) == _normal(answer)}
     if single := _LETTER.fullmatch(answer):
@@ -163,6 +189,9 @@ def _exact(answer: str, options: Mapping[str, str]) -> str | None:
         return letter if (not options or letter in options) and by_text <= {letter} else None
     if by_text:
         return by_text.pop() if len(by_text) == 1 else None
+    reasoned = _REASONED.fullmatch(answer)
+    if reasoned and not re.search(r"\bor\b", reasoned[2]) and not _turns_to_another(reasoned[2], reasoned[1]):
+        return reasoned[1] if not options or reasoned[1] in options else None
     labelled, reversed_ = _LABELLED.fullmatch(answer), _TEXT_FIRST.fullmatch(answer)
     if labelled:
         letter, text = (labelled.group(1) or labelled.group(2) or labelled.group(3)).upper(), labelled.group(4)
@@ -186,7 +215,7 @@ def _inner(match: re.Match[str]) -> str:
 
 
 def _normal(text: str) -> str:
-    return _plain(text).casefold().rstrip(".")
+    return _plain(unicodedata.normalize("NFKC", text)).casefold().rstrip(".")
 
 
 def _options(choices: Any) -> dict[str, str]:

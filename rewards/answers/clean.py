@@ -8,10 +8,10 @@ import unicodedata
 _SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ"
 _SUBSCRIPT = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
 _RAISED = re.compile(f"[{_SUPERSCRIPT}]+|[{_SUBSCRIPT}]+")
-_SAME_SIGN = {"-": "−﹣－‐‑–—", '"': "“”„″", "'": "‘’`´", ".": "٫", ",": "٬،、", "/": "⁄∕"}
+_SAME_SIGN = {"-": "−﹣－‐‑–—", '"': "“”„″", "'": "‘’`´", ".": "٫。．", ",": "٬،、", "/": "⁄∕"}
 _COMMANDS = r"""
 × \times  ✕ \times  · \cdot  ⋅ \cdot  ∙ \cdot  ÷ \div  ± \pm  π \pi  ∞ \infty  ≤ \le  ≥ \ge  ≠ \ne  ≈ \approx  ≃ \approx
-≅ \approx  ° ^\circ  ∪ \cup  ∩ \cap  ∈ \in  ∨ \lor  ∧ \land  ∅ \emptyset  ℝ \mathbb{R}  … \ldots
+≅ \approx  ° ^\circ  º ^\circ  ∪ \cup  ∩ \cap  ∈ \in  ∨ \lor  ∧ \land  ∅ \emptyset  ℝ \mathbb{R}  … \ldots
 θ \theta  α \alpha  β \beta  γ \gamma  λ \lambda  φ \phi  ω \omega
 """
 _PAIRS = _COMMANDS.split()
@@ -85,7 +85,7 @@ def clean(answer: str) -> str:
 
 
 def _plain(character: str) -> str:
-    if character in "…⁄∕":
+    if character in "…⁄∕º":
         return character
     kind = unicodedata.category(character)
     if kind == "Nd":

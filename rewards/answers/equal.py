@@ -13,16 +13,33 @@ from evolpo.rewards.answers.notation import (
     digits_of_base,
     has_words,
     is_text,
+    ratio_form,
+    row_form,
+    score_form,
     split_parts,
     verbatim,
     word_list,
 )
-from evolpo.rewards.answers.numbers import Number, read_number, same_number, tolerance
+from evolpo.rewards.answers.numbers import Number, compound, read_number, same_number, tolerance
+from evolpo.rewards.answers.spelling import alike, respelled, with_marks
 from evolpo.rewards.answers.symbolic import TooLarge, roughly_equal, same_formula
 from evolpo.rewards.answers.units import known_unit
 
 MAX_CHARACTERS = 20_000
 MAX_PARTS = 12
+_FORMS = {"ratio": ratio_form, "score": score_form, "row": row_form}
+_DENIAL = re.compile(
+    r"\b(?:not|no|wrong|incorrect|false|never|unlikely|neither|nor|except|reject(?:ed)?|rul(?:e|ed) out|impossible"
+    r"|falsch|nicht)\b|n't\b",
+    re.IGNORECASE,
+)
+_KELVIN = re.compile(r"(?<=\d)K$")
+_ONE_VARIABLE = re.compile(
+    r"(?<![A-Za-z\\])(?:[fghFGHPE]\s?\([^()]*\)|[A-Za-z](?:_\{?\w+\}?)?)(?![A-Za-z])|\\(?:theta|alpha|beta|gamma|lambda|phi|omega|mu)"
+)
+_ABOUT = re.compile(
+    r"(?:[-+*/^!|.\d]|\\(?:frac|sqrt|log|ln|exp|cdot|times|div|lfloor|rfloor|lceil|rceil)|(?:sqrt|log|ln|exp))+"
+)
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?![=<>])|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _EQUALS_OR_BRACKET = re.compile(rf"{_EQUALS.pattern}|[()\[\]{{}}]")
@@ -51,7 +68,7 @@ def same_answer(reference: str, answer: str) -> bool:
     """
     if len(answer) > MAX_CHARACTERS:
         raise TooLarge(f"{len(answer)} characters; at most {MAX_CHARACTERS} are read")
-    gold, given = _cleaned(reference), clean(answer)
+    gold, given = alike(_cleaned(reference), respelled(clean(answer)))
     if gold == given:
         return bool(gold)
     return _same(gold, given)
@@ -59,7 +76,7 @@ def same_answer(reference: str, answer: str) -> bool:
 
 @lru_cache(256)
 def _cleaned(reference: str) -> str:
-    return clean(reference)
+    return respelled(clean(reference))
 
 
 def _same(gold: str, given: str) -> bool:
@@ -68,7 +85,7 @@ def _same(gold: str, given: str) -> bool:
     form, given_form = verbatim(gold), verbatim(given)
     if form or given_form:
         return _same_verbatim(form, given_form, gold, given)
-    number = read_number(gold)
+    number = read_number(gold) or compound(gold)
     if number is not None:
         return _is_the_number(number, gold, given)
     if is_text(gold):
@@ -80,19 +97,28 @@ def _same(gold: str, given: str) -> bool:
 def _same_verbatim(form: str | None, given_form: str | None, gold: str, given: str) -> bool:
     if form == given_form:
         return True
+    if form and (read := _FORMS.get(form.partition(" ")[0])):
+        return read(gold) == read(given)
+    if given_form and given_form.startswith("ratio ") and ratio_form(gold) == given_form:
+        return True
     digits, given_digits = digits_of_base(form), digits_of_base(given_form)
     if digits and given_digits is None:  # The base that the problem asks for goes without saying.
         return digits == given.lower()
-    return given_digits is not None and digits is None and given_digits == gold.lower()
+    decimal = given_form is not None and given_form.startswith(("base 10:", "base ten:"))
+    return decimal and digits is None and given_digits == gold.lower()
 
 
 def _is_the_number(gold: Number, gold_text: str, given: str) -> bool:
     """Whether an answer is a number, or a formula without variables, equal to the reference."""
+    if (label := _LABEL.match(given)) and _DENIAL.search(label.group()):
+        return False
     given = _LABEL.sub("", given)
+    if gold.unit == "K":
+        given = _KELVIN.sub(" K", given)
     sides = _sides(given)
     if len(sides) > 1:
         return _equation_gives(gold, gold_text, sides)
-    if number := read_number(given, answer=True):
+    if number := read_number(given, answer=True) or compound(given):
         return same_number(gold, number)
     return _formula_is(gold, gold_text, given)
 
@@ -119,9 +145,16 @@ def _sides(text: str) -> list[str]:
 
 def _is_label(side: str) -> bool:
     """Whether a side of an equation names a thing and gives no number; 2x and x^2 are not what x is."""
-    if read_number(side, answer=True) is not None or _ONE_TERM.fullmatch(side):
+    if read_number(side, answer=True) is not None or _ONE_TERM.fullmatch(side) or _of_a_variable(side):
         return False
     return bool(_VARIABLE.search(side)) or is_text(side) or has_words(side)
+
+
+def _of_a_variable(side: str) -> bool:
+    """Whether a side says something of one variable (`x+1`, `|x|`, `\\log x`), so that the other is not its value."""
+    rest, count = _ONE_VARIABLE.subn("", side)
+    left = re.sub(r"[\s(){}]", "", rest)
+    return count == 1 and bool(left) and bool(_ABOUT.fullmatch(left)) and not re.fullmatch(r"\|[^xytnkm]\|", side)
 
 
 def _formula_is(gold: Number, gold_text: str, given: str) -> bool:
@@ -142,6 +175,8 @@ def _plain_formula(gold: Number, gold_text: str) -> str:
 
 def _same_parts(gold: str, given: str) -> bool:
     golds, givens = split_parts(gold), split_parts(given)
+    if {gold[0], given[0]} == {"(", "\\"} and (gold.startswith("\\{") or given.startswith("\\{")):
+        return False  # A tuple is no set.
     if len(golds) == len(givens) == 1:
         return _same_formula(gold, given)
     if len(golds) > 1 and len(golds) == len(givens) <= MAX_PARTS:
@@ -179,6 +214,7 @@ def _same_formula(gold: str, given: str) -> bool:
     if len(sides) == 2 and not relation and _names(sides[0]):
         if len(given_sides) == 2 and _names(given_sides[0]):
             same_name = as_words(sides[0]) == as_words(given_sides[0])
+            same_name = same_name and sides[0].count("'") == given_sides[0].count("'")
             return same_name and _same(sides[1], given_sides[1]) and not re.search(r"\d", sides[0] + given_sides[0])
         if len(given_sides) == 1:
             return _same(sides[1], given)
@@ -190,6 +226,7 @@ def _same_formula(gold: str, given: str) -> bool:
     if is_text(given) or has_words(gold) or has_words(given):
         return as_words(gold) == as_words(given)
     rounded = read_number(given)
+    gold, given = with_marks(gold), with_marks(given)
     return same_formula(gold, given, tolerance(rounded) if rounded else Fraction(0))
 
 
@@ -209,7 +246,8 @@ def _names(side: str) -> bool:
     """Whether a side of an equation is a name: `x`, `f(x)`, `AB`, `Area`."""
     return side != "e" and bool(
         re.fullmatch(
-            r"[A-Za-z]+(?:_\{?\w+\}?)?(?:\s?\([A-Za-z](?:, ?[A-Za-z])*\))?'?|\\(?!pi\b|infty)[A-Za-z]+|[A-Za-z ]+", side
+            r"[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\s?\([A-Za-z](?:, ?[A-Za-z])*\))?'*|\\(?!pi\b|infty)[A-Za-z]+|[A-Za-z ]+",
+            side,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _OPEN, _CLOSE = "([{", ")]}"
@@ -13,12 +14,24 @@ _BETWEEN = re.compile(r"(?:either|both|between|from|any of)\s+", re.IGNORECASE)
 _DOTS = re.compile(r"\.\.+|\\[lcd]?dots(?![A-Za-z])")
 _TIME = re.compile(r"(\d{1,2})\s?:\s?(\d{2})(?:\s?:\s?(\d{2}))?\s*([ap])?\.?\s?(?:m\.?)?", re.IGNORECASE)
 _HOUR = re.compile(r"(\d{1,2})\s?([ap])\.?\s?m\.?", re.IGNORECASE)
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DAY = r"(\d{1,2})(?:\^?\{?(?:st|nd|rd|th)\}?)?"
+_NAMED_DATE = re.compile(
+    rf"(?:the )?{_DAY} (?:of )?{_MONTH}(?:,? (\d{{4}}))?|{_MONTH} (?:the )?{_DAY}(?:,? (\d{{4}}))?", re.IGNORECASE
+)
 _DATE = re.compile(r"\d{4}\s?([-/.])\s?\d{1,2}\s?\1\s?\d{1,2}|\d{1,2}\s?([-/.])\s?\d{1,2}\s?\2\s?(?:\d{4}|\d{2})")
 _CODE = re.compile(
     r"0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+|(?=\w*[A-Za-z]\d)(?!\d+(?:\.\d+)?[eE][+-]?\d+$)\w+|\d[0-9A-F]*[A-F]{2}[0-9A-F]*"
 )
 _BASE = re.compile(r"([0-9A-Fa-f]+)\s?_\s?\{?\s?(\d{1,2}|two|three|eight|ten|sixteen)\s?\}?")
 _RATIO = re.compile(r"(\d{1,9})((?:\s?:\s?\d{1,9})+)")
+_DOTTED = re.compile(r"\d+(?:\.\d+){2,}")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")
+_DASHED = re.compile(r"\d+(?:-\d+)+")
+_SCORE = re.compile(r"\d+(?: ?(?:-|to|:) ?\d+)+")
+_ZEROS = re.compile(r"0\d{3,}")  # Contests write 073 for 73; longer ones are codes.
+_ROW = re.compile(r"-?\d+(?:,? -?\d+)+|[A-Z](?:,? [A-Z])+")
+_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _OPERATORS = re.compile(r"[+*/^=<>\\{}_|]")
@@ -29,6 +42,8 @@ arg deg dim ker tr rank Re Im pi
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _CONNECTIVES = frozenset(("and", "or", "to", "either", "both", "between", "from", "versus", "vs", "through", "until"))
 _VOWELS = frozenset("aeiouAEIOUäöüéèàáíóúáéâêîôû")
+_Y_WORD = re.compile(r"(?=\w*y)(?!\w*[xz]\w*$)[a-z]{3,}|lynx|onyx", re.IGNORECASE)
+"""`sky`, `gym`; not `xyz`."""
 _PUNCTUATION = re.compile(r"[^\w%$€£+-]+|(?<!\d)[+-]|[+-](?!\d)")
 _LISTED = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+|\s*;\s*|\s*&\s*")
 _ORDERED = re.compile(r"\b(?:to|then|before|after|from|than|is|are|of)\b")
@@ -75,13 +90,42 @@ def verbatim(text: str) -> str | None:
         return "date " + "-".join(str(int(part)) for part in parts)
     if base := _BASE.fullmatch(text):
         return f"base {base.group(2)}: {base.group(1).lower()}"
+    if date := _NAMED_DATE.fullmatch(text):
+        found = [part for part in date.groups() if part]
+        month = next(part for part in found if part.isalpha()).lower()
+        return f"date {month} " + " ".join(str(int(part)) for part in found if not part.isalpha())
     if ratio := _RATIO.fullmatch(text):
-        return "ratio " + re.sub(r"\s", "", ratio.group())
+        return ratio_form(ratio.group())
+    if _DASHED.fullmatch(text):
+        return f"score {text}"
+    if (_DOTTED.fullmatch(text) and not _GROUPED.fullmatch(text)) or _ZEROS.fullmatch(text):
+        return f"code {text}"
+    if " " in text and "," not in text and _ROW.fullmatch(text) and not _THOUSANDS.fullmatch(text):
+        return row_form(text)
     if _DOTS.search(text):
         return "list " + re.sub(r"\s|\\[,;!]", "", _DOTS.sub("...", text))
     if _CODE.fullmatch(text):
         return f"code {text.lower()}"
     return None
+
+
+def ratio_form(text: str) -> str | None:
+    """The form of a ratio of whole numbers in lowest terms; None if the text is none."""
+    if not _RATIO.fullmatch(text):
+        return None
+    terms = [int(term) for term in text.split(":")]
+    divisor = math.gcd(*terms) or 1
+    return "ratio " + ":".join(str(term // divisor) for term in terms)
+
+
+def score_form(text: str) -> str | None:
+    """The form of the score of a match, or of digits joined by hyphens; None if the text is none."""
+    return "score " + re.sub(r" ?(?:-|to|:) ?", "-", text) if _SCORE.fullmatch(text) else None
+
+
+def row_form(text: str) -> str | None:
+    """The form of numbers or capitals in a row, in which their order matters; None if the text is none."""
+    return f"row {text.replace(',', '')}" if _ROW.fullmatch(text) else None
 
 
 def digits_of_base(form: str | None) -> str | None:
@@ -96,7 +140,8 @@ def is_text(text: str) -> bool:
     words = [word for word in _LETTERS.findall(text) if word not in _FUNCTIONS and word.lower() not in _CONNECTIVES]
     if len(words) == 1 and words[0] == text.strip():
         # Capitals are names and codes (HHT, XYZ), short words without a vowel are products (xy).
-        return len(text) > 1 and (len(text) > 4 or not _VOWELS.isdisjoint(text) or not text.isascii() or text.isupper())
+        vowels = not _VOWELS.isdisjoint(text) or bool(_Y_WORD.fullmatch(text))
+        return len(text) > 1 and (len(text) > 4 or vowels or not text.isascii() or text.isupper())
     return any((len(word) > 2 and not _VOWELS.isdisjoint(word)) or not word.isascii() for word in words)
 
 

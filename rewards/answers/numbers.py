@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from evolpo.rewards.answers.units import Unit, known_unit
+from evolpo.rewards.answers.units import Unit, contrary_units, known_unit
 
 MAX_DIGITS = 1_000
 MAX_EXPONENT = 400
@@ -41,8 +41,21 @@ _HEAD = re.compile(
     rf"(?P<sign>[+-]?) ?(?P<currency>{_CURRENCY})? ?(?P<sign2>[+-]?) ?(?P<open>\()?",
     re.IGNORECASE,
 )
-_LARGE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_MULTIPLE = re.compile(rf" ?({'|'.join(_LARGE)})s?(?![A-Za-z])", re.IGNORECASE)
+_MULTIPLES = """
+ten:10 hundred:1e2
+thousand:1e3 grand:1e3 tausend:1e3 lakh:1e5 lac:1e5 million:1e6 millionen:1e6 mio:1e6 mio.:1e6 mn:1e6
+mln:1e6 crore:1e7 billion:1e9 milliard:1e9 milliarde:1e9 milliarden:1e9 mrd:1e9 mrd.:1e9 bn:1e9 trillion:1e12 tn:1e12
+quadrillion:1e15 quintillion:1e18 dozen:12 score:20 gross:144
+"""
+LARGE = {word.partition(":")[0]: int(float(word.partition(":")[2])) for word in _MULTIPLES.split()}
+"""Words that multiply the number before them."""
+_LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_MULTIPLE = re.compile(
+    rf" ?({'|'.join(map(re.escape, sorted(LARGE, key=len, reverse=True)))})s?(?![A-Za-z])", re.IGNORECASE
+)
+_LETTER_MULTIPLE = re.compile(r"([kKMB])(?![A-Za-z/^_])")
+_MEASURE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]+)")
+_MEASURES = re.compile(rf"{_MEASURE.pattern}(?:(?:,? and |, ?| ?){_MEASURE.pattern}){{1,3}}")
 _PERCENT = re.compile(r" ?(?:%|per ?cent|pct|percentage points?)(?![A-Za-z])", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:\^\{? ?)?(?:st|nd|rd|th) ?\}?$")
 _UNIT = re.compile(
@@ -55,7 +68,7 @@ cubed factorial choose mod modulo point through until between either neither ver
 remainder out base halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths tenth
 tenths hundredths negative pi root sqrt sin cos tan log ln exp infinity infinite wait actually instead rather wrong
 incorrect oder ou except unless greater smaller larger at least most up down with without st nd rd th am pm january
-february march april may june july august september october november december
+february march april may june july august september october november december ppm ppb doubled tripled quadrupled halved
 """
 _NOT_IN_UNITS = frozenset(_NO_UNIT.split())
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -104,14 +117,18 @@ def read_number(text: str, answer: bool = False) -> Number | None:
         if not rest.startswith(")"):
             return None
         rest = rest[1:]
-    if found["digits"] and _DECIMAL_COMMA.fullmatch(found["digits"]) and (head["open"] or not answer):
+    digits = found["digits"] or ""
+    if "," in digits and (head["open"] or (not answer and _DECIMAL_COMMA.fullmatch(digits))):
         return None
     number = _value(found)
     if number is None:
         return None
     if large := _MULTIPLE.match(rest):
         rest = rest[large.end() :]
-        number = Number(number.value * _LARGE[large.group(1).lower()], number.decimals, number.digits)
+        number = Number(number.value * LARGE[large.group(1).lower()], number.decimals, number.digits)
+    elif answer and (letter := _LETTER_MULTIPLE.match(rest)):
+        rest = rest[letter.end() :]
+        number = Number(number.value * _LETTERS[letter.group(1)], number.decimals, number.digits)
     percent = _PERCENT.match(rest)
     unit = _unit_of(rest[percent.end() :] if percent else rest, found, answer)
     if unit is None or (
@@ -120,6 +137,20 @@ def read_number(text: str, answer: bool = False) -> Number | None:
         return None
     value = -number.value if "-" in (head["sign"], head["sign2"]) else number.value
     return Number(value, number.decimals, number.digits, bool(percent), head["currency"] or unit)
+
+
+def compound(text: str) -> Number | None:
+    """The number of a measure in several units, such as `1 h 30 min` or `5 feet 4 inches`, in the smallest of them."""
+    parts = _MEASURE.findall(text)
+    if len(parts) < 2 or not _MEASURES.fullmatch(text):
+        return None
+    units = [known_unit(name) for _, name in parts]
+    known = [unit for unit in units if unit is not None]
+    factors = [unit.factor for unit in known]
+    if len(known) < len(units) or len({unit.kind for unit in known}) > 1 or factors != sorted(set(factors))[::-1]:
+        return None
+    total = sum((Fraction(amount) * factor for (amount, _), factor in zip(parts, factors, strict=True)), Fraction(0))
+    return Number(total / factors[-1], unit=parts[-1][1])
 
 
 def _unit_of(rest: str, found: re.Match[str], answer: bool) -> str | None:
@@ -202,6 +233,8 @@ def _repeating(start: str, period: str) -> Fraction:
 
 def same_number(reference: Number, answer: Number) -> bool:
     """Whether the answer is the reference, or the same in another unit of its kind, or as a percentage."""
+    if contrary_units(reference.unit, answer.unit):
+        return False
     kinds = reference.known, answer.known
     if kinds[0] and kinds[1] and not (reference.percent or answer.percent):
         if kinds[0].kind != kinds[1].kind:

@@ -68,6 +68,36 @@ def _entries() -> dict[str, Unit]:
 _UNITS = _entries()
 
 
+_OPPOSITES = """
+n:s north:south e:w east:west bc:ad bce:ce bc:ce left:right up:down upward:downward above:below before:after
+clockwise:counterclockwise clockwise:anticlockwise win:loss win:lose gain:loss profit:loss won:lost head:tail
+boy:girl male:female men:women
+"""
+_OPPOSITE = frozenset(frozenset(pair.split(":")) for pair in _OPPOSITES.split())
+_PER = re.compile(r"\s*/\s*|\s+per\s+")
+_UNIT_WORD = re.compile(r"[^\W\d_]+")
+
+
+def contrary_units(one: str, other: str) -> bool:
+    """Whether two texts behind a number say the contrary: the inverse (`km/h`, `h/km`), or another direction or era."""
+    if not (one and other) or one == other:
+        return False
+    first, second = _PER.split(one), _PER.split(other)
+    if len(second) == 2 and (len(first) == 2 or known_unit(one)):
+        inverse, own = " per ".join(second[::-1]), known_unit(one)
+        flipped = known_unit(inverse) or known_unit("/".join(second[::-1]))
+        if (own and flipped and own.kind == flipped.kind) or [*map(_stem, first)] == [*map(_stem, second[::-1])]:
+            return _stem(one) != _stem(other)
+    words = [{_stem(word) for word in _UNIT_WORD.findall(text)} for text in (one, other)]
+    return any(frozenset((a, b)) in _OPPOSITE for a in words[0] - words[1] for b in words[1] - words[0])
+
+
+def _stem(word: str) -> str:
+    """A word without the ending of its plural."""
+    word = word.strip().casefold()
+    return re.sub(r"(?<=[xshz])es$|(?<=\w{2}[^s])s$", "", word)
+
+
 def known_unit(text: str) -> Unit | None:
     """The unit of a text such as `cm`, `metres`, `square feet`, `km^2`; None if it is none of the table."""
     text = " ".join(text.split())

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolpo.rewards.answer import boxed_contents, extract_answer, math_answer, reasoning_gym_answer
+from evolpo.rewards.answers.extract import says_nothing
 from evolpo.rewards.testing import make_sample
 
 
@@ -34,7 +35,7 @@ def score(reward, *samples, **options):
         ("\\boxed{1 2\n3 4}", "1 2\n3 4", "1 2\n3 4"),
         (r"<answer>7</answer> or \boxed{8}", "8", "8"),
         ("<answer> 7 </answer>", "7", "7"),
-        ("<answer>7</answer><answer>8</answer> <answer>9", "8", "8"),
+        ("<answer>7</answer><answer>8</answer> <answer>9", "7, 8", "7, 8"),
         ("<answer></answer>", None, None),
         ("</answer> 1 <answer>", None, "1"),
         ("The answer is 42.", None, "42"),
@@ -47,7 +48,7 @@ def score(reward, *samples, **options):
         ("from 3-5", None, "5"),
         ("it is -7", None, "-7"),
         ("in the end 1/2", None, "1/2"),
-        ("take 1, 2, 3", None, "3"),
+        ("take 1, 2, 3", None, None),
         ("version v2 has no a1", None, None),
         ("it is \u22127", None, "-7"),  # Minus sign.
         ("it is \u20137 or so", None, "-7"),  # En dash.
@@ -250,3 +251,43 @@ def test_math_answer_that_is_too_large_is_the_responses_fault():
 def test_math_without_reference_is_no_zero(reference):
     [got] = score(math_answer, make_sample(answer=reference))
     assert (got.value, got.status) == (None, "infra_error")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{34} million", "34 million"),
+        (r"\boxed{34}\text{ billion}", r"34\text{ billion}"),
+        (r"\boxed{34}\cdot 10^6", r"34\cdot 10^6"),
+        (r"\boxed{34}\%", r"34\%"),
+        (r"\boxed{34} cm", "34"),
+        (r"It is not \boxed{34}", None),
+        (r"It isn't $\boxed{34}$", None),
+        (r"\boxed{34} is wrong.", None),
+        (r"\boxed{33}, wait, \boxed{34}", "34"),
+        (r"\boxed{35} oder \boxed{34}", "35, 34"),
+        (r"\boxed{35} \boxed{34}", "35, 34"),
+        (r"\boxed{34} \boxed{34}", "34"),
+        ("<answer>33</answer> hmm <answer>34</answer>", "33, 34"),
+        ("<answer>34</answer> hmm <answer>34</answer>", "34"),
+        ("It could be 33. It could be 34.", None),
+        ("Options: 31, 32, 33, 34", None),
+        ("not: 34", None),
+        ("wrong: 34", None),
+        ("The answer is 34, not 33.", "34"),
+        ("The answer is 34 rather than 33.", "34"),
+        ("<answer>The answer is 34</answer>", "34"),
+        (r"\boxed{\text{The answer is 34}}", "34"),
+        ("答案是34。", "34"),
+        ("Die Antwort ist 34.", "34"),
+    ],
+)
+def test_what_stands_around_an_answer(text, answer):
+    assert extract_answer(text, tolerant=True) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "nothing"), [(r"\boxed{}", True), ("<answer> </answer>", True), (r"not \boxed{3}", False)]
+)
+def test_an_answer_that_is_denied_is_no_empty_one(text, nothing):
+    assert says_nothing(text) == nothing

@@ -265,3 +265,42 @@ def test_broken_data_is_no_zero(answer, choices, error):
     broken = make_sample(text=r"\boxed{A}", answer=answer, metadata={"choices": choices})
     good = make_sample(text=r"\boxed{A}", answer="A")
     assert error in check_failure(choice_answer, broken, [good]).error
+
+
+@pytest.mark.parametrize("options", [{}, {"A": "Rome", "B": "Paris", "C": "Oslo", "D": "Bern"}])
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"\boxed{A} \boxed{B}", None),
+        ("<answer>A</answer> so <answer>B</answer>", None),
+        ("A\nB", None),
+        ("option B is correct", "B"),
+        ("I choose B", "B"),
+        ("I choose B.", "B"),
+        ("B, since A is false", "B"),
+        ("Ｂ", "B"),
+        ("Ⓑ", "B"),
+        ("（Ｂ）", "B"),
+        ('{"answer":"B"}', "B"),
+        ('<answer>{"answer": "B"}</answer>', "B"),
+        (r"\boxed{B, since A is false}", "B"),
+        ("Option B is not correct. Option A is correct.", "A"),
+        ("Option A is wrong, B is correct", "B"),
+        ("I choose A or B", None),
+        ("I would go with C because A is wrong", "C"),
+        ("I choose not to answer", None),
+        (r"\boxed{A}, no: \boxed{B}", "B"),
+        (r"It is not \boxed{B}", None),
+        ("B is the correct answer.", "B"),
+        ("A is correct? No. B is correct.", None),
+        ('{"answer": "A or B"}', None),
+        ("答案是B", "B"),
+        ("<answer>The answer is B.</answer>", "B"),
+        ("Ⓐ\nⒷ", None),
+        (r"\boxed{A}\boxed{A}", "A"),
+        ("B, since A is false, or C", None),
+        ("Option B is correct. Wait, option C is better.", None),
+    ],
+)
+def test_one_choice_however_it_is_said(text, letter, options):
+    assert chosen_letter(text, options, tolerant=True) == letter
