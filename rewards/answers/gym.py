@@ -19,18 +19,25 @@ from evolpo.rewards.answers.syntax import FUNCTIONS, arithmetic, bits, formula, 
 
 Entry = Mapping[str, Any]
 
-LIBRARIES = ("reasoning_gym", "sympy.physics.units")
+LIBRARIES = ("reasoning_gym", "sympy.physics.units", "evolpo.rewards.answers.warm")
 """What the verifiers need."""
 MAX_CHARACTERS = 100_000
 _HUGE_EXPONENT = re.compile(r"\d[eE][+-]?\d{4,}")
 _LONG_NUMBER = re.compile(r"\d{1001}")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_ROLE = re.compile(r"(\w+) is an? (\w+)")
 _OR = re.compile(r"\bor\b", re.IGNORECASE)
+
+_HEDGE = re.compile(
+    r"\b(?:not|or|nor|wrong|incorrect|false|never|maybe|perhaps|possibly|alternatively|either|instead|oder|nicht)\b|n't\b",
+    re.IGNORECASE,
+)
 
 _LISTS = ("string_insertion", "binary_matrix", "spiral_matrix", "n_queens")
 _SUMS = ("countdown", "puzzle24")
 _FORMULAS = ("polynomial_multiplication", "simple_integration", "intermediate_integration")
+_BOARDS = ("arc_agi", "rearc")
 WITHOUT_REFERENCE = frozenset(("boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"))
 """Families whose verifier needs no reference answer."""
 EVALUATING = frozenset((*_LISTS, *_SUMS, *_FORMULAS))
@@ -60,13 +67,27 @@ def readable(family: str, answer: str, entry: Entry) -> str:
 
 def wrong_for(family: str, answer: str, entry: Entry) -> str:
     """Why an answer is wrong, whatever the family's verifier says; empty if nothing speaks against it."""
+    reference = entry.get("answer")
+    if isinstance(reference, str) and reference and _hedged(answer) - _hedged(reference):
+        return "denies an answer, or offers several"
     check = _CHECKS.get(family)
     return check(answer, entry) if check else ""
 
 
+def _hedged(text: str) -> set[str]:
+    return {word.casefold() for word in _HEDGE.findall(text)}
+
+
 def marks(family: str, answer: str, entry: Entry) -> float:
     """What the verifier of a family gives an answer; raises what the verifier raises. For `sealed_call` only."""
+    if family in _BOARDS:
+        entry = {**entry, "metadata": {**entry["metadata"], "output": _as_tuples(entry["metadata"].get("output"))}}
     return float(_verifier(family)(answer, entry))
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists as tuples, at every level: JSON has no tuples, and these verifiers compare with them."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _verbatim(entry: Entry) -> set[str]:
@@ -143,6 +164,18 @@ def _another_number(answer: str, entry: Entry) -> str:
     return _several(answer, entry) or ("" if same_answer(str(entry.get("answer")), answer) else "is another answer")
 
 
+def _another_statement(answer: str, entry: Entry) -> str:
+    """knights_knaves' verifier ignores what is said twice, or of others."""
+    given, asked = (sorted(_ROLE.findall(text.casefold())) for text in (answer, str(entry.get("answer"))))
+    return "" if given == asked else "says more, or less, than the reference"
+
+
+def _other_words(answer: str, entry: Entry) -> str:
+    """word_sorting's verifier counts the words in the right place, and no further ones."""
+    given, asked = (len(text.split(",")) for text in (answer, str(entry.get("answer"))))
+    return "" if given == asked else f"has {given} words, not {asked}"
+
+
 def _not_finite(answer: str, entry: Entry) -> str:
     """complex_arithmetic's verifier compares by a distance that `nan` makes neither small nor large."""
     return "is not finite" if re.search("nan|inf", answer, re.IGNORECASE) else ""
@@ -182,6 +215,9 @@ _CHECKS: Mapping[str, Callable[[str, Entry], str]] = {
     "game_of_life_halting": _other_truth,
     "number_sorting": _other_lists,
     "gsm_symbolic": _another_number,
+    "word_sorting": _other_words,
+    "knights_knaves": _another_statement,
+    "fraction_simplification": _another_number,
     "complex_arithmetic": _not_finite,
     "coin_flip": _rounded_away,
     "time_intervals": _several,

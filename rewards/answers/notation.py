@@ -26,6 +26,10 @@ _CODE = re.compile(
 _BASE = re.compile(r"([0-9A-Fa-f]+)\s?_\s?\{?\s?(\d{1,2}|two|three|eight|ten|sixteen)\s?\}?")
 _RATIO = re.compile(r"(\d{1,9})((?:\s?:\s?\d{1,9})+)")
 _DOTTED = re.compile(r"\d+(?:\.\d+){2,}")
+_OPENS_A_FORM = re.compile(
+    r"\d+(?: ?[-:]|\.\d+\.|\d{3}| \d|,? -?\d|(?:st|nd|rd|th)? (?:of )?[A-Za-z]{3})"
+    r"|[JFMASONDjfmasond][a-z]{2}|the |-\d+,? -?\d|[A-Z],? [A-Z]"
+)
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")
 _DASHED = re.compile(r"\d+(?:-\d+)+")
 _SCORE = re.compile(r"\d+(?: ?(?:-|to|:) ?\d+)+")
@@ -90,6 +94,8 @@ def verbatim(text: str) -> str | None:
         return "date " + "-".join(str(int(part)) for part in parts)
     if base := _BASE.fullmatch(text):
         return f"base {base.group(2)}: {base.group(1).lower()}"
+    if not _OPENS_A_FORM.match(text):
+        return _open_list_or_code(text)
     if date := _NAMED_DATE.fullmatch(text):
         found = [part for part in date.groups() if part]
         month = next(part for part in found if part.isalpha()).lower()
@@ -102,6 +108,10 @@ def verbatim(text: str) -> str | None:
         return f"code {text}"
     if " " in text and "," not in text and _ROW.fullmatch(text) and not _THOUSANDS.fullmatch(text):
         return row_form(text)
+    return _open_list_or_code(text)
+
+
+def _open_list_or_code(text: str) -> str | None:
     if _DOTS.search(text):
         return "list " + re.sub(r"\s|\\[,;!]", "", _DOTS.sub("...", text))
     if _CODE.fullmatch(text):

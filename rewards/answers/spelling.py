@@ -6,6 +6,7 @@ import re
 
 MAX_CHARACTERS = 500
 """Of a text in which `\\over` is looked for."""
+_TO_RESPELL = re.compile(r"[{)✓✔✅☑]|\\(?:check|colo|[lL]arge|LARGE|huge|normal|small|bf|rm|it|d?binom|over)|pi|1i")
 _COLOUR = re.compile(r"\\(?:textcolor\s*\{[^{}]*\}|colou?r\s*\{[^{}]*\})\s*")
 _TICK = re.compile(r"\s*(?:\\checkmark(?![A-Za-z])|[✓✔✅☑]\ufe0f?)\s*$")
 _SIZE = re.compile(r"\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bf|rm|it)(?![A-Za-z])\s*")
@@ -26,12 +27,15 @@ _DERIVATIVE = re.compile(
     r"\\frac\s*\{\s*(?:d|\\partial)\s*([A-Za-z])\s*\}\s*\{\s*(?:d|\\partial)\s*([A-Za-z])\s*\}"
     r"|(?<![A-Za-z])d([A-Za-z])\s?/\s?d([A-Za-z])(?![A-Za-z])"
 )
+_TO_MARK = re.compile(r"\bd[A-Za-z]\b|d[A-Za-z]\s*\}|partial|prime|'|\^\s?\{?\s?(?:T|\\top|\\intercal)")
 _PRIME = re.compile(r"(?<![A-Za-z\\])([A-Za-z])((?:'|\^\s?\{?\s?\\prime\s?\}?)+)")
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z])\s?\^\s?\{?\s?(T|\\top|\\intercal)(?![A-Za-z])\s?\}?")
 
 
 def respelled(text: str) -> str:
     """A cleaned answer without colours and ticks, with fractions, constants and sets as LaTeX has them."""
+    if not _TO_RESPELL.search(text):
+        return text
     text = _SIZE.sub("", _COLOUR.sub("", _TICK.sub("", text))).strip()
     if r"\over" in text and len(text) <= MAX_CHARACTERS:
         text = _OVER.sub(lambda match: rf"\frac{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
@@ -46,6 +50,8 @@ def respelled(text: str) -> str:
 
 def alike(gold: str, given: str) -> tuple[str, str]:
     """Both texts, without the names that only one gives coordinates, and with inequalities as intervals for one."""
+    if gold[:1] not in ("(", "[") and given[:1] not in ("(", "["):
+        return gold, given
     if bool(_COORDINATES.match(gold)) != bool(_COORDINATES.match(given)):
         gold, given = _COORDINATES.sub("", gold), _COORDINATES.sub("", given)
     if _INTERVAL.fullmatch(gold):
@@ -69,6 +75,8 @@ def _interval(text: str) -> str:
 
 def with_marks(formula: str) -> str:
     """The formula with names for what a parser drops or cancels: derivatives, primes, transposed matrices."""
+    if not _TO_MARK.search(formula):
+        return formula
     formula = _DERIVATIVE.sub(lambda match: f"D_{{{match[1] or match[3]}{match[2] or match[4]}}}", formula)
     formula = _PRIME.sub(lambda match: f"{match[1]}_{{{'p' * match[2].count(chr(39)) or 'p'}}}", formula)
     return _TRANSPOSED.sub(r"\1_{T}", formula)

@@ -17,7 +17,7 @@ from typing import Any
 from evolpo.rewards.answers.plain_sympy import SympyWithoutEval
 from evolpo.rewards.answers.sealed import sealed_call
 
-LIBRARIES = ("math_verify", "sympy.physics.units")
+LIBRARIES = ("math_verify", "sympy.physics.units", "evolpo.rewards.answers.warm")
 MAX_CHARACTERS = 1_500
 MAX_DEPTH = 30
 MAX_DEGREE = 200

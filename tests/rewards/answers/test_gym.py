@@ -1,5 +1,6 @@
 """All of reasoning-gym's families: honest answers score as its own verifiers say, and no answer is ever run."""
 
+import json
 import os
 import sys
 import time
@@ -213,6 +214,38 @@ def test_what_verifiers_overlook(family, answer, value):
     answer = answer.replace("OTHER", {"True": "False"}.get(entry["answer"], "True"))
     answer = answer.replace("REFERENCE", str(entry["answer"])).replace("TARGET", str(entry["metadata"].get("target")))
     assert score(entry, f"<answer>{answer}</answer>").value == value
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_entry_that_went_through_json_is_the_same(family):
+    for entry in entries(family, 7, 2):
+        read = json.loads(json.dumps(entry, default=str))
+        if isinstance(entry["answer"], str):
+            assert score(read, f"<answer>{entry['answer']}</answer>").value == 1.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_denies_or_goes_on_has_not_answered(family):
+    [entry, *others] = [one for one in entries(family, 7, 6) if isinstance(one["answer"], str) and one["answer"]] or [
+        None
+    ]
+    if entry is None:
+        return
+    right = entry["answer"]
+    other = next((one["answer"] for one in others if one["answer"] != right), "0")
+    forms = [
+        "not {0}",
+        "it is not {0}",
+        "{0} is wrong",
+        "{0} or 0",
+        "0 or {0}",
+        "{0} or {1}",
+        "{1} or {0}",
+        "maybe {0}",
+    ]
+    for form in [*forms, "{0}, {1}", "{0}\n{1}", "{1}\n{0}", ""]:
+        got = score(entry, f"<answer>{form.format(right, other)}</answer>")
+        assert (got.value or 0.0, got.unscored) == (0.0, False), form
 
 
 @pytest.mark.parametrize("family", ["countdown", "simple_integration", "polynomial_multiplication"])

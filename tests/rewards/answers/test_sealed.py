@@ -1,5 +1,6 @@
 """The sealed process: what it lets through, and what becomes of all else."""
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evolpo.rewards.answers import sealed
+from evolpo.rewards.answers.equal import same_answer
 from evolpo.rewards.answers.sealed import ComputationFailed, TextExecuted, sealed_call
 
 PLACE = Path(__file__).parent / "written.txt"
@@ -92,3 +94,23 @@ def test_text_is_not_run_and_that_is_said(quietly):
     with pytest.raises(TextExecuted, match="run text as code"):
         sealed_call(evaluate, "1 + 1", quietly)
     assert sealed_call(double, 1) == 2.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\int_0^\infty \frac{\sin x}{x} dx",
+        r"\sum_{k=1}^{\infty} \frac{1}{k^2}",
+        r"\int_0^1 x^x dx",
+        r"\int \sqrt{1-x^4} dx",
+        r"\int \frac{e^x}{x} dx",
+        r"\int e^{-x^2} dx",
+        r"\sum_{n=0}^{\infty} \frac{x^n}{n!}",
+    ],
+)
+def test_what_sympy_imports_late_is_there_before_the_doors_close(answer):
+    if sealed._current is not None:
+        sealed._current.end()  # A process that has not worked anything out yet.
+    for reference in ("x+1", "5"):
+        with contextlib.suppress(ComputationFailed):  # Too much time, on a busy machine; never text that is run.
+            assert not same_answer(reference, answer)
