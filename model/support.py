@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from evolpo import InputError
 from evolpo.model.config import ARCHITECTURE, BailingMoeV2Config, register
+from evolpo.model.digests import STATE, damage, step_of, way_out
+from evolpo.model.files import DamagedError, read_object
 
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that can be trained, by transformers' names: causal attention on all tokens or on some."""
@@ -23,6 +24,8 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: it does not; one line says what it holds instead and what to do about it.
     """
+    if is_checkpoint := step_of(folder) is not None or (folder / STATE).is_file():
+        check_whole_model(folder)
     missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
@@ -46,6 +49,8 @@ def check_folder(folder: Path) -> None:
     if missing:
         raise InputError(f"model.path: {folder} is no model folder, it has no {' and no '.join(missing)}")
     check_kind(folder)
+    if not is_checkpoint:
+        check_whole_model(folder)
 
 
 def check_kind(folder: Path) -> None:
@@ -61,12 +66,20 @@ def check_kind(folder: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"model.path: {file} is no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"model.path: {file} holds no object")
-    return found
+        return read_object(file)
+    except DamagedError as error:
+        raise InputError(f"model.path: {error}; copy or download it again") from None
+
+
+def check_whole_model(folder: Path) -> None:
+    """Read the files of a model, and hold those of a checkpoint against what was written.
+
+    Raises:
+        InputError: one is damaged; it is named, and the newest older checkpoint of the same run that is whole.
+    """
+    if (found := damage(folder, optimizer=False)) is not None:
+        mend = way_out(folder, "model.path={}".format, "copy or download it again", optimizer=False)
+        raise InputError(f"model.path: {found}; {mend}")
 
 
 def unsupported(raw: Mapping[str, Any]) -> str | None:

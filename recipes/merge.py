@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,13 @@ import torch
 
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model, load_tokenizer
+from evolpo.model.files import read_object
 from evolpo.recipes.config import SftConfig
+from evolpo.recipes.runs.damage import check_model_whole
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.recipes.sft import encode_example, heldout_losses, load_examples
 from evolpo.rl.batching import collate, make_micro_batches
-from evolpo.rl.checkpoint import list_checkpoints
+from evolpo.rl.checkpoint import step_folders
 from evolpo.rl.data import Row
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.logs.files import write_json
@@ -71,13 +72,15 @@ def merge_checkpoints(config: MergeConfig) -> Path:
         InputError: fewer than two checkpoints, ones that do not match, or a run that holds nothing out.
     """
     if config.run:
-        folders = [folder for _, folder in list_checkpoints(Path(config.run))][-config.last :]
+        folders = [folder for _, folder in step_folders(Path(config.run))][-config.last :]
         where = f"run: {config.run}"
     else:
         folders = [Path(folder) for folder in config.checkpoints]
         where = "checkpoints"
     if len(folders) < 2:
         raise InputError(f"{where}: {len(folders)} checkpoints are nothing to merge; see trainer.keep_checkpoints")
+    for folder in folders:
+        check_model_whole(folder, where.partition(":")[0], folders)
     judge = _Judge(config.heldout) if config.heldout else None
     weights = checkpoint_weights(config.decay, len(folders))
     output = Path(config.output)
@@ -146,7 +149,7 @@ def _logprobs(policy: Policy, rows: Sequence[Row], budget: int) -> dict[int, lis
 
 def closing_lines(folder: Path) -> str:
     """What a finished merge says last: held-out losses against the last and the best checkpoint, and the folder."""
-    report = json.loads((folder / REPORT).read_text())
+    report = read_object(folder / REPORT)
     checkpoints, merged = report["checkpoints"], report["merged"]
     names = [name for name in merged if name.startswith("eval/")]
     lines = []

@@ -25,6 +25,7 @@ from evolpo import InputError
 from evolpo.model import model_folder
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
+from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.lock import locked
@@ -104,7 +105,7 @@ def sft(config: SftConfig) -> Path:
             progress.step(done, metrics)
             asked = trainer.max_over_ranks(float(stop.asked)) > 0
             if asked or _due(done, config.steps, config.trainer.save_every):
-                _save(trainer, config, run, done, examples)
+                _save(trainer, config, run, done, examples, writer)
             if asked:
                 raise Terminated(stop.message(done))
         return _write_model(trainer, run)
@@ -119,7 +120,7 @@ def _begin(
     if config.resume:
         run, checkpoint = resume_point(config.resume)
     if checkpoint:
-        state = read_state(checkpoint)
+        state = read_state(checkpoint, ("step", "updates", "made_of"))
         _check_same(state["made_of"], _made_of(config, examples))
         start, updates = state["step"], state["updates"]
     rank, world = init_distributed()
@@ -134,6 +135,8 @@ def _begin(
     stop.run = run
     if rank == 0:
         stack.enter_context(locked(run))
+        for lost in check_run(run, checkpoint) if checkpoint else []:
+            progress.note(lost)
         write_config(run, config)
         if not config.resume:
             write_start(run)
@@ -187,7 +190,14 @@ def heldout_losses(logprobs: Mapping[int, Sequence[float]], examples: Sequence[E
     return {name: -fsum(found) / len(found) for name, found in values.items()}
 
 
-def _save(trainer: Trainer, config: SftConfig, run: Path, step: int, examples: Sequence[Example]) -> None:
+def _save(
+    trainer: Trainer,
+    config: SftConfig,
+    run: Path,
+    step: int,
+    examples: Sequence[Example],
+    writer: MetricsWriter | None,
+) -> None:
     state = {
         "step": step,
         "updates": trainer.updates,
@@ -195,6 +205,8 @@ def _save(trainer: Trainer, config: SftConfig, run: Path, step: int, examples: S
         "zero_stage": config.trainer.zero_stage,
         "made_of": _made_of(config, examples),
     }
+    if writer is not None:
+        state["metrics"] = writer.written()
 
     def write_files(folder: Path) -> None:
         trainer.save_model(folder)

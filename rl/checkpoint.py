@@ -2,7 +2,8 @@
 
     checkpoints/step_N/   config.json, model.safetensors, tokenizer ...   the model in Hugging Face layout
                           optimizer/rank_R.safetensors                    fp32 weights and Adam moments of rank R
-                          state.json                                      step, seeds, data position, shape of the run
+                          state.json                                      step, seeds, data position, shape of the run,
+                                                                          size and SHA-256 of every file
 
 There is no state of random generators to save: every draw of a run is seeded by (seed, step).
 """
@@ -11,15 +12,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from evolpo import InputError
+from evolpo.model.digests import STATE, Sums, damage, file_sums, read_state, sealed_state, step_of, way_out
 
-STATE = "state.json"
+__all__ = [
+    "STATE",
+    "CheckpointError",
+    "check_whole",
+    "checkpoint_folder",
+    "find_checkpoint",
+    "list_checkpoints",
+    "read_state",
+    "set_later_aside",
+    "step_folders",
+    "sync_to_disk",
+    "write_checkpoint",
+]
 
 
 class CheckpointError(RuntimeError):
@@ -31,35 +45,47 @@ def checkpoint_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step}"
 
 
+def step_folders(run: Path) -> list[tuple[int, Path]]:
+    """Folders of checkpoints of a run, oldest first: whole ones, and those that something has damaged since."""
+    folders = [folder for folder in (run / "checkpoints").glob("step_*") if folder.is_dir()]
+    return sorted((step, folder) for folder in folders if (step := step_of(folder)) is not None)
+
+
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """Whole checkpoints of a run as (step, folder), oldest first."""
-    found = []
-    for folder in (run / "checkpoints").glob("step_*"):
-        match = re.fullmatch(r"step_(\d+)", folder.name)
-        if match and (folder / STATE).is_file():
-            found.append((int(match.group(1)), folder))
-    return sorted(found)
+    """Checkpoints of a run as (step, folder), oldest first; what their files hold is not looked at."""
+    return [(step, folder) for step, folder in step_folders(run) if (folder / STATE).is_file()]
 
 
 def find_checkpoint(path: str) -> tuple[Path, Path]:
     """Resolve `resume=PATH` to (run folder, checkpoint folder); PATH is a run, or one of its checkpoints.
 
     Raises:
-        InputError: there is no whole checkpoint.
+        InputError: there is no checkpoint.
     """
     folder = Path(path).resolve()  # a link to a checkpoint stands in a folder that is no run
-    if (folder / STATE).is_file():
+    if (folder / STATE).is_file() or (step_of(folder) is not None and (folder / "config.json").is_file()):
         return folder.parent.parent, folder
-    found = list_checkpoints(folder)
+    found = step_folders(folder)
     if not found:
         raise InputError(f"resume: {path} holds no checkpoint; give the folder of a run, or of one of its checkpoints")
     return folder, found[-1][1]
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    return state
+def check_whole(checkpoint: Path, field: str, words: Callable[[Path], str], *, optimizer: bool = True) -> None:
+    """Read all files of a checkpoint and hold them against what was written.
+
+    Args:
+        checkpoint: its folder.
+        field: full name of the field that names it, for the message.
+        words: how another checkpoint is asked for on the command line.
+        optimizer: whether the optimizer's state is needed too.
+
+    Raises:
+        InputError: a file is damaged; it is named, and the newest older checkpoint that is whole.
+    """
+    if (found := damage(checkpoint, optimizer=optimizer)) is not None:
+        otherwise = "restore the file from a copy, or start a new run"
+        raise InputError(f"{field}: {found}; {way_out(checkpoint, words, otherwise, optimizer=optimizer)}")
 
 
 def sync_to_disk(path: Path) -> None:
@@ -99,18 +125,39 @@ def write_checkpoint(
     """
     final = checkpoint_folder(run, step)
     scratch = final.with_name(f".{final.name}.partial")
-    parts = (
-        lambda: _begin(scratch) if rank == 0 else None,
-        lambda: write_files(scratch),
-        lambda: _finish(scratch, final, state, run, keep) if rank == 0 else None,
-    )
-    for part in parts:
-        failures = [failure for failure in gather(_attempt(part)) if failure]
-        if failures:
+    sums: dict[str, dict[str, Any]] = {}
+
+    def everywhere(part: Callable[[], None]) -> int:
+        """Do a part on all ranks; gives their number, raises on all if one fails."""
+        failures = gather(_attempt(part))
+        if lost := [failure for failure in failures if failure]:
             if rank == 0:
                 shutil.rmtree(scratch, ignore_errors=True)
-            raise CheckpointError(_lost(run, step, failures[0]))
+            raise CheckpointError(_lost(run, step, lost[0]))
+        return len(failures)
+
+    everywhere(lambda: _begin(scratch) if rank == 0 else None)
+    world = everywhere(lambda: write_files(scratch))
+    everywhere(lambda: sums.update(_flushed_sums(scratch, _files(scratch)[rank::world])))
+    for share in gather(json.dumps(sums)):
+        sums |= json.loads(share)
+    everywhere(lambda: _finish(scratch, final, state, sums, run, keep) if rank == 0 else None)
     return final
+
+
+def _flushed_sums(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sizes and sums of files, taken while they are flushed to the disk: that is the slower of the two."""
+    with ThreadPoolExecutor(1) as pool:
+        flushed = [pool.submit(sync_to_disk, folder / name) for name in names]
+        sums = file_sums(folder, names)
+        for one in flushed:
+            one.result()
+    return sums
+
+
+def _files(folder: Path) -> Sequence[str]:
+    """Paths of all files inside a folder, in one order for all ranks."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def _begin(scratch: Path) -> None:
@@ -118,9 +165,10 @@ def _begin(scratch: Path) -> None:
     scratch.mkdir(parents=True)
 
 
-def _finish(scratch: Path, final: Path, state: Mapping[str, Any], run: Path, keep: int) -> None:
+def _finish(scratch: Path, final: Path, state: Mapping[str, Any], sums: Sums, run: Path, keep: int) -> None:
     """Flush what all ranks have written, give it its name, and drop old ones."""
-    (scratch / STATE).write_text(json.dumps(dict(state), indent=1))
+    unseen = set(_files(scratch)) - sums.keys()  # a shared file system may show other ranks a file late
+    (scratch / STATE).write_text(sealed_state(state, {**sums, **file_sums(scratch, sorted(unseen))}))
     for file in scratch.rglob("*"):
         sync_to_disk(file)
     sync_to_disk(scratch)
@@ -157,7 +205,7 @@ def _lost(run: Path, step: int, reason: str) -> str:
 def set_later_aside(run: Path, step: int) -> list[Path]:
     """Rename the checkpoints of steps after this one, which will be done again, to `step_N.superseded`."""
     moved = []
-    for _, folder in [one for one in list_checkpoints(run) if one[0] > step]:
+    for _, folder in [one for one in step_folders(run) if one[0] > step]:
         aside = folder.with_name(f"{folder.name}.superseded")
         shutil.rmtree(aside, ignore_errors=True)
         moved.append(folder.rename(aside))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolpo import InputError
-from evolpo.rl.checkpoint import list_checkpoints
+from evolpo.recipes.runs.damage import check_model_whole
+from evolpo.rl.checkpoint import step_folders
 from evolpo.rl.merge import tensor_files
 
 if TYPE_CHECKING:
@@ -18,19 +19,19 @@ INCIDENTAL = ("transformers_version", "_name_or_path", "dtype")
 
 
 def checkpoints_of_run(run: str) -> list[Path]:
-    """The whole checkpoints of a run, oldest first.
+    """The checkpoints of a run, oldest first.
 
     Raises:
         InputError: there are none.
     """
-    folders = [folder for _, folder in list_checkpoints(Path(run))]
+    folders = [folder for _, folder in step_folders(Path(run))]
     if not folders:
         raise InputError(f"run: {run} holds no checkpoint; give a run with checkpoints/step_N, or checkpoints=[A,B]")
     return folders
 
 
 def check_folders(folders: Sequence[Path]) -> None:
-    """Raise InputError unless these are model folders, each given once."""
+    """Raise InputError unless these are model folders, whole ones, each given once."""
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
         raise InputError(f"checkpoints: {', '.join(twice)} is given more than once; give every folder once")
     for folder in folders:
@@ -38,6 +39,7 @@ def check_folders(folders: Sequence[Path]) -> None:
         missing = [name for name in wanted if not any(folder.glob(name))]
         if missing:
             raise InputError(f"checkpoints: {folder} is no model folder, it has no {' and no '.join(missing)}")
+        check_model_whole(folder, "checkpoints", folders)
 
 
 def check_alike(folders: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from evolpo.model.files import DamagedError
 from evolpo.recipes.runs.evaluation import EvaluationConfig, Judged, evaluation_metrics, pass_at_k
 from evolpo.rl.logs.files import replacing
 
@@ -96,12 +97,20 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """What `write_rows` wrote; a missing file has no rows."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
-    for row in rows:
-        row |= {name: [Judged(**one) for one in row[name]] for name in ("sampled", "greedy")}
-    return [Row(**row) for row in rows]
+    """What `write_rows` wrote; a missing file has no rows.
+
+    Raises:
+        DamagedError: a line is none.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows.append(Row(**row | {name: [Judged(**one) for one in row[name]] for name in ("sampled", "greedy")}))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            reason = f"is damaged: line {number} is no checkpoint's; delete the line to judge that one again"
+            raise DamagedError(path, reason) from None
+    return rows
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evolpo.recipes.runs.evaluation import Judged, judged_files, read_judged
-from evolpo.recipes.runs.folder import CONFIG
+from evolpo.recipes.runs.folder import CONFIG, read_config
 from evolpo.rl.logs.metrics import METRICS_FILE, read_metrics
 
 
@@ -49,5 +47,5 @@ def compared_run(table: str, algorithm: str, seed: int, folder: Path, status: st
         error=error,
         records=tuple(read_metrics(folder / METRICS_FILE)),
         evaluations={step: tuple(read_judged(path)) for step, path in judged_files(folder).items()},
-        config=yaml.safe_load(config.read_text()) if config.exists() else {},
+        config=read_config(folder),
     )

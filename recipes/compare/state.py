@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import fcntl
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from omegaconf import OmegaConf
 
 import evolpo
 from evolpo import InputError
+from evolpo.model.files import read_object
 from evolpo.recipes.compare.plan import BUDGETS, PlannedRun
-from evolpo.recipes.runs.folder import CONFIG, installed
+from evolpo.recipes.runs.folder import CONFIG, installed, read_config
 from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.logs.files import write_json
 
@@ -127,8 +127,7 @@ def last_line(folder: Path) -> str:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The `summary.json` of a run that is done."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-    return summary
+    return read_object(folder / SUMMARY)
 
 
 def check_same_settings(run: PlannedRun) -> None:
@@ -137,7 +136,7 @@ def check_same_settings(run: PlannedRun) -> None:
     if not file.exists():
         return
     there, planned = (
-        dict(_leaves(one)) for one in (yaml.safe_load(file.read_text()), yaml.safe_load(OmegaConf.to_yaml(run.config)))
+        dict(_leaves(one)) for one in (read_config(run.folder), yaml.safe_load(OmegaConf.to_yaml(run.config)))
     )
     for name in sorted(there.keys() | planned.keys()):
         if name.startswith(FREE) or there.get(name) == planned.get(name):
@@ -190,7 +189,7 @@ def check_same_versions(study: Path) -> dict[str, str]:
         study.mkdir(parents=True, exist_ok=True)
         write_json(file, ours)
         return ours
-    theirs: dict[str, str] = json.loads(file.read_text())
+    theirs = read_object(file)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise InputError(

@@ -8,11 +8,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evolpo import InputError
+from evolpo.model.files import DamagedError
 from evolpo.recipes.runs.evaluation import Judged, judged_files, read_judged
-from evolpo.recipes.runs.folder import CONFIG
+from evolpo.recipes.runs.folder import CONFIG, read_config
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def read_run(method: str, folder: Path) -> EvaluatedRun:
         InputError: it has no configuration, no verdicts, damaged ones, or has not come to its end.
     """
     where = f"runs.{method}: {folder}"
-    config = yaml.safe_load((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else None
-    if not isinstance(config, dict) or "seed" not in config:
+    config = read_config(folder)
+    if "seed" not in config:
         raise InputError(f"{where} has no {CONFIG} of a run; give folders of runs, OUTPUTS/NAME/TIME")
     files = judged_files(folder)
     if (folder / "judged.jsonl").is_file():
@@ -82,7 +81,7 @@ def read_run(method: str, folder: Path) -> EvaluatedRun:
 def _read(where: str, path: Path) -> list[Judged]:
     try:
         judged = read_judged(path)
-    except (ValueError, TypeError):
+    except DamagedError:
         raise InputError(f"{where}: {path.name} is damaged; evaluate again, or leave the run out") from None
     if not judged:
         raise InputError(f"{where}: {path.name} has no verdicts; evaluate again, or leave the run out")

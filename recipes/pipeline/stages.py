@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evolpo import InputError
+from evolpo.model.files import read_object
 from evolpo.recipes.merge import REPORT
 from evolpo.recipes.runs.folder import APEXEVAL, CONFIG
 from evolpo.rl.checkpoint import list_checkpoints
@@ -74,11 +73,6 @@ class StageKind:
     """Folder of a finished run -> what came out, in a few words; empty where nothing is known."""
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
 def _last_checkpoint(run: Path) -> Path:
     return list_checkpoints(run)[-1][1]
 
@@ -98,14 +92,14 @@ def _sft_outcome(run: Path) -> str:
 
 
 def _apexeval_outcome(run: Path) -> str:
-    result = _json(run / APEXEVAL)
+    result = read_object(run / APEXEVAL)
     best, ranked_by = result["rows"][0], result["ranked_by"]
     figures = {name: best[name] for name in (ranked_by, "greedy") if best[name] is not None}
     return ", ".join([f"{name} {share:.1%}" for name, share in figures.items()] + [Path(result["best"]).name])
 
 
 def _train_outcome(run: Path) -> str:
-    summary = _json(run / "summary.json")
+    summary = read_object(run / "summary.json")
     if "accuracy_after" not in summary:
         return ""
     before, after = summary["accuracy_before"], summary["accuracy_after"]
@@ -113,12 +107,12 @@ def _train_outcome(run: Path) -> str:
 
 
 def _merge_outcome(run: Path) -> str:
-    loss = _json(run / "model" / REPORT)["merged"].get("eval/loss")
+    loss = read_object(run / "model" / REPORT)["merged"].get("eval/loss")
     return "" if loss is None else f"held-out loss {loss:.4f}"
 
 
 def _evaluate_outcome(run: Path) -> str:
-    figures = _json(run / "evaluation.json")
+    figures = read_object(run / "evaluation.json")
     share, low, high = (figures[f"eval/accuracy{end}"] for end in ("", "_low", "_high"))
     return f"accuracy {share:.1%} ({low:.1%} to {high:.1%}, {figures['eval/problems']:.0f} problems)"
 
@@ -128,7 +122,7 @@ STAGE_KINDS: Mapping[str, StageKind] = {
     "apexeval": StageKind(
         "run",
         ("model",),
-        lambda run: Path(_json(run / APEXEVAL)["best"]),
+        lambda run: Path(read_object(run / APEXEVAL)["best"]),
         lambda run: (run / CONFIG).is_file(),
         _apexeval_outcome,
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evolpo import InputError
+from evolpo.model.files import DamagedError, read_object
 from evolpo.rl.logs.files import write_json
 
 STATE = "pipeline.json"
@@ -38,8 +38,11 @@ class StageRecord:
 def read_records(folder: Path) -> dict[str, StageRecord]:
     """Records of a pipeline by name of the stage; none if it has not begun."""
     path = folder / STATE
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return {name: StageRecord(**record) for name, record in found.items()}
+    found = read_object(path) if path.exists() else {}
+    try:
+        return {name: StageRecord(**record) for name, record in found.items()}
+    except TypeError:
+        raise DamagedError(path, "holds no records of stages; restore it from a copy") from None
 
 
 def write_records(folder: Path, records: Mapping[str, StageRecord]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
+from evolpo.model.files import read_object
 from evolpo.recipes.drawing.charts import (
     COLOURS,
     Chart,
@@ -30,7 +29,7 @@ from evolpo.recipes.drawing.pages import render
 from evolpo.recipes.report.curriculum import curriculum_charts, curriculum_table
 from evolpo.recipes.report.model import model_charts
 from evolpo.recipes.report.samples import select_samples
-from evolpo.recipes.runs.folder import installed
+from evolpo.recipes.runs.folder import CONFIG, installed, read_config
 from evolpo.recipes.runs.levels import in_order
 from evolpo.rl.logs.metrics import METRICS_FILE, read_metrics
 from evolpo.rl.logs.samples import SAMPLES_FILE
@@ -92,9 +91,9 @@ def write_report(run: Path) -> Path:
         Path of the page.
     """
     records = read_metrics(run / METRICS_FILE)
-    summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
-    config = (run / "config.yaml").read_text() if (run / "config.yaml").exists() else ""
-    settings = _settings(config)
+    summary = read_object(run / "summary.json") if (run / "summary.json").exists() else {}
+    config = (run / CONFIG).read_text(errors="replace") if (run / CONFIG).exists() else ""
+    settings = read_config(run)
     return render(
         Path(__file__).with_name("report.html"),
         run / "report.html",
@@ -116,7 +115,7 @@ def write_report(run: Path) -> Path:
 
 def closing_lines(run: Path) -> str:
     """What a finished run says last: accuracy before and after, and where the report is."""
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_object(run / "summary.json")
     lines = []
     if "accuracy_before" in summary:
         low, high = summary["accuracy_gain_ci95"]
@@ -189,12 +188,6 @@ def _difficulties(records: Sequence[Record], settings: Record) -> list[dict[str,
 def _versions() -> list[tuple[str, str]]:
     """Versions of Python and of the packages a run depends on, in the environment that writes the report."""
     return [("python", platform.python_version()), *installed(PACKAGES).items()]
-
-
-def _settings(config: str) -> Record:
-    """The configuration of a run, empty where there is none."""
-    settings = yaml.safe_load(config)
-    return settings if isinstance(settings, dict) else {}
 
 
 def _clip(settings: Record) -> float:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from evolpo import InputError
+from evolpo.model.files import DamagedError
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.curriculum import Right
 from evolpo.rl.data import Prompt
@@ -179,6 +179,15 @@ def write_judged(path: Path, judged: Sequence[Judged]) -> None:
 
 
 def read_judged(path: Path) -> list[Judged]:
-    """What `write_judged` wrote."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    return [Judged(**row) for row in rows]
+    """What `write_judged` wrote.
+
+    Raises:
+        DamagedError: a line is no verdict.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            found.append(Judged(**json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
+            raise DamagedError(path, f"is damaged: line {number} is no verdict; evaluate again") from None
+    return found

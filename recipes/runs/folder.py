@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,16 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from evolpo import InputError
+from evolpo.model.digests import SUM, file_sum
+from evolpo.model.files import DamagedError, read_bytes, read_object
 from evolpo.rl.logs.files import replacing, write_json
 
 CONFIG = "config.yaml"
 LONGEST_NAME = 255
 """Bytes of a file name."""
 START = "start.json"
-"""How a run was started: in which directory, and with which files of groups."""
+"""How a run was started: in which directory, and with which files of groups; and the sums of its configuration."""
 APEXEVAL = "apexeval.json"
 """What ApexEval found, in the folder of its run: the best checkpoint and the row of each."""
 
@@ -67,6 +69,26 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def read_config(run: Path) -> dict[str, Any]:
+    """What the `config.yaml` of a run says; empty if it has none.
+
+    Raises:
+        DamagedError: it is no YAML of fields.
+    """
+    file = run / CONFIG
+    if not file.exists():
+        return {}
+    try:
+        found = yaml.safe_load(read_bytes(file))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(file, f"is no YAML ({str(error)[:200] or type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise DamagedError(file, "holds no fields")
+    return found
+
+
 def check_name(name: str) -> None:
     """Raise InputError unless the name of a run is that of a folder inside `output_dir`."""
     parts = Path(name).parts
@@ -83,22 +105,35 @@ def write_config(run: Path, config: Any) -> None:
     changes = {name: type(getattr(config, name))() for name in ("resume", "dry_run") if hasattr(config, name)}
     with replacing(run / CONFIG) as temporary:
         OmegaConf.save(OmegaConf.structured(replace(config, **changes)), temporary)
+        if start := read_start(run):  # of a run that goes on; a kill may leave the old configuration or the new one
+            old = [file_sum(run / CONFIG)[SUM]] if (run / CONFIG).exists() else []
+            write_json(run / START, start | {"config": [*old, file_sum(temporary)[SUM]]})
 
 
 def write_start(run: Path) -> None:
-    """Write how this run was started, for `read_start`."""
+    """Write how this run was started and what its `config.yaml` is, for `read_start`."""
     from hydra.core.hydra_config import HydraConfig
 
     known = HydraConfig.initialized()
     choices = HydraConfig.get().runtime.choices if known else {}
     own = {group: choice for group, choice in choices.items() if choice and not group.startswith("hydra/")}
-    write_json(run / START, {"directory": str(Path.cwd()), "choices": own})
+    config = [file_sum(run / CONFIG)[SUM]]
+    write_json(run / START, {"directory": str(Path.cwd()), "choices": own, "config": config})
 
 
 def read_start(run: Path) -> dict[str, Any]:
-    """How a run was started; empty if nothing is known."""
-    try:
-        found: Any = json.loads((run / START).read_text())
-    except (OSError, ValueError):
+    """How a run was started; empty if there is no `start.json`.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = run / START
+    if not file.exists():
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = read_object(file)
+    except DamagedError as error:
+        mend = "delete it, and the run goes on from the directory that you are in"
+        raise InputError(f"resume: {error}; restore it from a copy, or {mend}") from None
+    kinds = {"directory": str, "choices": dict, "config": list}
+    return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}

@@ -12,9 +12,10 @@ from evolpo import InputError
 from evolpo.recipes.arguments.fields import is_section, type_of
 from evolpo.recipes.arguments.file import EXPERIMENT, OVERRIDE, given_file
 from evolpo.recipes.arguments.grammar import at_home
+from evolpo.recipes.runs.damage import check_config, check_run
 from evolpo.recipes.runs.folder import CONFIG, read_start
 from evolpo.recipes.runs.lock import locked
-from evolpo.rl.checkpoint import find_checkpoint, list_checkpoints, read_state
+from evolpo.rl.checkpoint import find_checkpoint, read_state, step_folders
 
 PATHS = ("path", "output_dir")
 """Fields that hold a path, by the last part of their name."""
@@ -32,8 +33,8 @@ def effective_config(config: Any) -> Any:
     there.
 
     Raises:
-        InputError: `resume` is no run of this command, another process works on it, a field is wrong, or the run cannot
-            go on with what is asked.
+        InputError: `resume` is no run of this command, another process works on it, a file is damaged, a field is
+            wrong, or the run cannot go on with what is asked.
     """
     from omegaconf import OmegaConf
 
@@ -43,7 +44,8 @@ def effective_config(config: Any) -> Any:
     run, checkpoint = resume_point(config.resume)
     if int(os.environ.get("RANK", "0")) == 0:
         with locked(run):  # found out before processes are started and a model is loaded
-            pass
+            if checkpoint is not None:
+                check_run(run, checkpoint)
     saved = saved_config(run, schema, "resume")
     choices, given = _given(schema)
     _check_choices(choices, read_start(run).get("choices"), run)
@@ -64,10 +66,10 @@ def resume_point(path: str) -> tuple[Path, Path | None]:
     A run that ended before its first checkpoint has none: it starts anew from its own configuration.
 
     Raises:
-        InputError: there is neither a whole checkpoint nor a run that was begun.
+        InputError: there is neither a checkpoint nor a run that was begun.
     """
     folder = Path(path).resolve()
-    if (folder / CONFIG).is_file() and not list_checkpoints(folder):
+    if (folder / CONFIG).is_file() and not step_folders(folder):
         return folder, None
     return find_checkpoint(path)
 
@@ -89,12 +91,18 @@ def saved_config(run: Path, schema: Any, name: str) -> Any:
 
     if not (run / CONFIG).is_file():
         raise InputError(f"{name}: {run} has no {CONFIG}; give the folder of a run")
+    check_config(run, name)
     try:
         return OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(run / CONFIG))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"{name}: {run / CONFIG} is damaged ({problem}); restore it from a copy") from None
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         command = schema.__name__.removesuffix("Config").lower()
-        problem = str(error).splitlines()[0]
-        raise InputError(f"{name}: {run} is no run of evolpo {command} ({problem}); give one of those") from None
+        problem = " ".join(str(error).split("\n    full_key")[0].split())
+        raise InputError(
+            f"{name}: {run} is no run of evolpo {command} ({CONFIG}: {problem}); give one of those"
+        ) from None
 
 
 def _given(schema: Any) -> tuple[dict[str, str], list[str]]:

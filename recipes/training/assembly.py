@@ -13,6 +13,7 @@ from typing import Any
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.context import check_context, check_memory
+from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
@@ -152,10 +153,12 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     stop.run = run
     if rank == 0:
         stack.enter_context(locked(run))
+        for lost in check_run(run, checkpoint) if checkpoint else []:
+            note(lost)
         write_config(run, config)
         if not config.resume:
             write_start(run)
-    state = read_state(checkpoint) if checkpoint else {}
+    state = read_state(checkpoint, ("step", "updates", "prompts", "curriculum")) if checkpoint else {}
     if checkpoint and rank == 0:
         for folder in set_later_aside(run, state["step"]):
             note(f"{folder.name}: its step is done again")

@@ -89,6 +89,8 @@ def save(parts: Parts) -> None:
     }
     if parts.pending is not None:
         state["pending"] = parts.pending
+    if parts.writer is not None:
+        state["metrics"] = parts.writer.written()
 
     def write_files(folder: Path) -> None:
         trainer.save_model(folder)

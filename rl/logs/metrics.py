@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from evolpo import InputError
+from evolpo.model.files import DamagedError, read_bytes
 from evolpo.rl.logs.files import replacing
 
 if TYPE_CHECKING:
@@ -50,17 +52,43 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     None, and its key is listed under `non_finite`.
 
     Raises:
-        ValueError: a line other than the last one is not JSON.
+        DamagedError: a line other than the last one is no record of a step.
     """
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    return _records(path, path.read_bytes()) if path.exists() else []
+
+
+def _records(path: Path, content: bytes) -> list[dict[str, Any]]:
+    lines = content.splitlines()
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record["step"], int):
+                raise ValueError("no step")
+            records.append(record)
+        except (ValueError, KeyError, RecursionError):
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not JSON; delete the line to read the rest") from None
+                reason = f"is damaged: line {number} is not JSON of a step; delete the line to read the rest"
+                raise DamagedError(path, reason) from None
     return records
+
+
+def check_metrics(path: Path, written: Mapping[str, Any] | None) -> None:
+    """Hold a `metrics.jsonl` against what a checkpoint knows of it; one that is missing is not looked at.
+
+    Args:
+        path: the file.
+        written: `MetricsWriter.written` when the checkpoint was made; None where it does not say.
+
+    Raises:
+        DamagedError: it is not what was written, or no log.
+    """
+    if not path.exists():
+        return
+    content = read_bytes(path)
+    if written is not None and hashlib.sha256(content[: written["bytes"]]).hexdigest() != written["sha256"]:
+        raise DamagedError(path, "is not what was written before the checkpoint (its checksum differs)")
+    _records(path, content)
 
 
 def _record(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -96,9 +124,11 @@ class MetricsWriter:
         self._wandb = _start_wandb(run, config) if config.wandb else None
         path = run / METRICS_FILE
         kept = [] if resume_step is None else [r for r in read_metrics(path) if r["step"] <= resume_step]
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
         with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            temporary.write_text(lines)
         self._file = path.open("a")
+        self._sum, self._bytes = hashlib.sha256(lines.encode()), len(lines.encode())
         self._tensorboard = _start_tensorboard(run, resume_step) if config.tensorboard else None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -108,16 +138,22 @@ class MetricsWriter:
             step: 1-based number of the finished step; 0 is the model before training.
             metrics: flat names to figures; figures that are not finite are allowed.
         """
-        record = _record(step, metrics)
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        line = json.dumps(_record(step, metrics), allow_nan=False) + "\n"
+        self._file.write(line)
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._sum.update(line.encode())
+        self._bytes += len(line.encode())
         if self._tensorboard is not None:
             for key, value in metrics.items():
                 self._tensorboard.add_scalar(key, value, step)
             self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step, commit=True)
+
+    def written(self) -> dict[str, Any]:
+        """Size and SHA-256 of `metrics.jsonl` as it is now, for `check_metrics`."""
+        return {"bytes": self._bytes, "sha256": self._sum.hexdigest()}
 
     def close(self) -> None:
         """Finish all the logs; the writer is of no use afterwards."""

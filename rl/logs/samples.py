@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evolpo.model.files import DamagedError
 from evolpo.rl.logs.files import replacing
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ class SampleTable:
         self._saved = _schema().empty_table()
         if resume_step is not None and self._path.exists():
             import pyarrow.compute
-            import pyarrow.parquet
 
-            table = pyarrow.parquet.read_table(self._path, schema=_schema())
-            self._saved = table.filter(pyarrow.compute.field("step") <= resume_step)
+            self._saved = _whole_table(self._path).filter(pyarrow.compute.field("step") <= resume_step)
 
     def add(self, rows: Sequence[SampleRow]) -> None:
         """Add rows; they are in memory until `save`."""
@@ -78,8 +77,27 @@ class SampleTable:
         fresh = pyarrow.Table.from_pylist([_to_arrow(row) for row in self._new], schema=_schema())
         table = pyarrow.concat_tables([self._saved, fresh])
         with replacing(self._path) as temporary:
-            pyarrow.parquet.write_table(table, temporary, compression="zstd", row_group_size=READ_AT_ONCE)
+            pyarrow.parquet.write_table(
+                table, temporary, compression="zstd", row_group_size=READ_AT_ONCE, write_page_checksum=True
+            )
         self._saved, self._new = table, []
+
+
+def check_samples(path: Path) -> None:
+    """Raise DamagedError if a `samples.parquet` is there and cannot be read as a whole."""
+    if path.exists():
+        _whole_table(path)
+
+
+def _whole_table(path: Path) -> pyarrow.Table:
+    """All rows, their checksums compared."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, schema=_schema(), page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DamagedError(path, f"is damaged ({str(error).splitlines()[0][:200]})") from None
 
 
 def read_samples(path: Path, places: Sequence[int] | None = None, most_sentences: int | None = None) -> list[SampleRow]:

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from evolpo import InputError
-
-OPTIMIZER = "optimizer"
-"""Subfolder of a checkpoint; whoever loads the model reads every safetensors file beside its config.json."""
+from evolpo.model.digests import OPTIMIZER
 
 
 def _inner(optimizer: Any) -> Any:

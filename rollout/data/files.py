@@ -165,7 +165,7 @@ def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
     if not whole:
         try:
             whole = _holds_rows(json.loads(first))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             whole = first.strip() == "{" or _format_of(file) == ".json"
     if whole:
         yield from _array_rows(first + text.read(), file, field)
@@ -191,7 +191,7 @@ def _lines(text: IO[str]) -> Iterator[str]:
 def _json_line(line: str, place: str, field: str) -> Iterator[Placed]:
     try:
         row = json.loads(line.rstrip())
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else reason(error)
         raise InputError(f"{field}: {place}: not valid JSON ({where}); mend or remove the line") from error
     yield _object(row, place, field)
@@ -206,7 +206,7 @@ def _object(row: Any, place: str, field: str) -> Placed:
 def _array_rows(text: str, file: Path, field: str) -> Iterator[Placed]:
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else reason(error)
         raise InputError(f"{field}: {file}: not valid JSON ({where}); mend the file") from error
     if isinstance(value, dict):
