@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from evolpo.model.files import DamagedError, read_header, read_object
+from evolpo.model.files import DamagedError, read_header, read_object, read_text
 
 STATE = "state.json"
 FILES, SUM = "files", "sha256"
@@ -129,6 +129,8 @@ def _check_structure(folder: Path, optimizer: bool) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / name).exists():
             read_object(folder / name)
+    if (template := folder / "chat_template.jinja").exists():
+        read_text(template)
     weights = sorted(folder.glob("*.safetensors"))
     states = sorted((folder / OPTIMIZER).glob("*.safetensors")) if optimizer else [folder]
     for file in (*weights, *(states if optimizer else [])):

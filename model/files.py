@@ -57,6 +57,21 @@ def read_bytes(file: Path) -> bytes:
     return content
 
 
+def read_text(file: Path) -> str:
+    """The content of a small file of UTF-8.
+
+    Raises:
+        DamagedError: there is no such file, or it holds none.
+    """
+    try:
+        text = read_bytes(file).decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError(file, f"is no UTF-8 text ({error})") from None
+    if "\0" in text:
+        raise DamagedError(file, "is no text, it holds zeros")
+    return text
+
+
 def read_json(file: Path) -> Any:
     """The value in a JSON file.
 
@@ -65,7 +80,7 @@ def read_json(file: Path) -> Any:
     """
     content = read_bytes(file)
     try:
-        return json.loads(content)
+        return json.loads(content.decode())  # of another encoding json itself would guess
     except RecursionError:
         raise DamagedError(file, "is no JSON that can be read (nested too deeply)") from None
     except ValueError as error:  # of the encoding and of numbers with thousands of digits too

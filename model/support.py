@@ -11,6 +11,8 @@ from evolpo import InputError
 from evolpo.model.config import ARCHITECTURE, BailingMoeV2Config, register
 from evolpo.model.digests import STATE, damage, step_of, way_out
 from evolpo.model.files import DamagedError, read_object
+from evolpo.model.shapes import check_stored
+from evolpo.model.stored import read_config
 
 LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that can be trained, by transformers' names: causal attention on all tokens or on some."""
@@ -51,6 +53,10 @@ def check_folder(folder: Path) -> None:
     check_kind(folder)
     if not is_checkpoint:
         check_whole_model(folder)
+    try:
+        check_stored(folder)
+    except DamagedError as error:
+        raise InputError(f"model.path: {error}; copy or download it again") from None
 
 
 def check_kind(folder: Path) -> None:
@@ -59,7 +65,10 @@ def check_kind(folder: Path) -> None:
     Raises:
         InputError: it cannot.
     """
-    reason = unsupported(_read(folder / "config.json"))
+    try:
+        reason = unsupported(read_config(folder))
+    except DamagedError as error:
+        raise InputError(f"model.path: {error}; copy or download it again") from None
     if reason:
         raise InputError(f"model.path: {folder} {reason}")
 
@@ -133,6 +142,6 @@ def other_layers(config_class: Any, raw: Mapping[str, Any]) -> list[str]:
     """Kinds of layers of a model that are no causal attention, by transformers' names, the commonest first."""
     try:
         kinds = getattr(config_class(**raw), "layer_types", None) or []
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except Exception:  # noqa: BLE001 -- whatever a class makes of fields that are wrong
         return []  # a configuration that does not even load is reported when it is loaded
     return [name for name, _ in Counter(kinds).most_common() if name not in LAYERS]

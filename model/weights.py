@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from evolpo import InputError
 from evolpo.model.config import BailingMoeV2Config
 from evolpo.model.experts import routers
+from evolpo.model.stored import INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STACKED_GATE_UP = ".mlp.experts.gate_up_proj"
 STACKED_DOWN = ".mlp.experts.down_proj"
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Largest file that `save_weights` writes."""
 

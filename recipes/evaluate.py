@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
-from evolpo.recipes.runs.context import check_context
+from evolpo.recipes.runs.context import check_context, check_model_memory
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import (
     check_component,
@@ -34,6 +34,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
     with Progress(1, LoggerConfig()) as progress:
         path = model_folder(config.model)
         check_context(path, config.data, config.rollout)
+        check_model_memory(path, config.precision, False)
         problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
         check_component(config.evaluation, rewards.names)

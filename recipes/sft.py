@@ -25,6 +25,7 @@ from evolpo import InputError
 from evolpo.model import model_folder
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
+from evolpo.recipes.runs.context import check_model_memory
 from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.launch import launched
@@ -130,6 +131,7 @@ def _begin(
             f"give a multiple of {world}"
         )
     model = str(checkpoint) if checkpoint else model_folder(config.model)
+    check_model_memory(model, config.trainer.precision, True)
     if not config.resume:
         run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
     stop.run = run

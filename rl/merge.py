@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from evolpo import InputError
-from evolpo.model.weights import INDEX
+from evolpo.model.stored import INDEX
 from evolpo.rl.schedule import DECAYS
 
 OTHER = ("config.json", "generation_config.json", "chat_template.jinja", "merges.txt", "vocab.json", INDEX)

@@ -70,13 +70,13 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """What the `config.yaml` of a run says; empty if it has none.
+    """What the `config.yaml` of a run says; empty if it has none, or an empty one.
 
     Raises:
         DamagedError: it is no YAML of fields.
     """
     file = run / CONFIG
-    if not file.exists():
+    if not file.exists() or (file.is_file() and not file.stat().st_size):
         return {}
     try:
         found = yaml.safe_load(read_bytes(file))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from rich.table import Table
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
 from evolpo.model.config import register
+from evolpo.model.files import DamagedError, read_object
 from evolpo.model.head import LogitRule
+from evolpo.model.stored import stored_tensors
 from evolpo.model.support import LAYERS, check_folder
 from evolpo.recipes.runs.context import context_tokens
 from evolpo.rl.logprobs import Policy, check_supported, own_gaps
@@ -93,7 +95,7 @@ def _refused_rows(path: str) -> tuple[tuple[str, str], ...]:
         return ()
     try:
         return tuple(_config_rows(path, AutoConfig.from_pretrained(path, trust_remote_code=False)))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    except Exception:  # noqa: BLE001 -- whatever a class makes of fields that are wrong; the refusal stands
         return ()
 
 
@@ -174,10 +176,8 @@ def _head(config: Any) -> str:
 def _stored_dtypes(path: str) -> list[tuple[str, int]]:
     """Precisions on disk and how many tensors have each, the commonest first; from the headers of the files."""
     counts: Counter[str] = Counter()
-    for file in Path(path).glob("*.safetensors"):
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        counts.update(entry["dtype"] for name, entry in header.items() if name != "__metadata__")
+    with suppress(DamagedError):  # of a model that is refused, and the reason says which file it is
+        counts.update(stored.dtype for _, stored in stored_tensors(Path(path)).values())
     return counts.most_common() or [("no", 0)]
 
 
@@ -202,5 +202,5 @@ def _tokenizer_rows(path: str, tokenizer: Any, config: Any) -> Iterator[tuple[st
     if hidden:
         yield "hidden markers", f"{' '.join(hidden)}: rewards see them with rollout.special_tokens=true"
     file = Path(path) / "generation_config.json"
-    named = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    named = read_object(file).get("eos_token_id") if file.is_file() else None
     yield "responses end at", ", ".join(map(shown, end_tokens(tokenizer, (named, config.eos_token_id)))) or "nothing"

@@ -12,7 +12,7 @@ from typing import Any
 
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
-from evolpo.recipes.runs.context import check_context, check_memory
+from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory
 from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import check_component
@@ -148,6 +148,7 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
         run, checkpoint = resume_point(config.resume)
     base = model_folder(config.model) if not checkpoint or config.algorithm.kl_coef else str(checkpoint)
     check_context(base, config.data, config.rollout)
+    check_model_memory(base, config.trainer.precision, True)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
     run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
     stop.run = run

@@ -11,7 +11,8 @@ from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
 from evolpo.model.ling import BailingMoeV2ForCausalLM
 from evolpo.model.nano import write_ling_nano
-from evolpo.model.weights import INDEX, is_mtp, published
+from evolpo.model.stored import INDEX
+from evolpo.model.weights import is_mtp, published
 
 
 @pytest.fixture
