@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evolpo import InputError
+from evolpo.rollout.data.render import RenderError, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,17 +16,21 @@ MARK = "evolpo-mark"
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the chat template writes after an answer; None without a template, or if it writes none."""
-    from jinja2 import TemplateError
+    """The token that the chat template writes after an answer; None without a template, or if it writes none.
 
+    Raises:
+        InputError: the template takes too long or too much memory.
+    """
     if not tokenizer.chat_template:
         return None
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": MARK}]
     try:
-        text: Any = tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TemplateError, TypeError, ValueError, KeyError):
+        text = render(tokenizer, messages)
+    except RenderError as error:
+        if error.broken:
+            raise InputError(f"model.path: its chat template fails ({error}); give another model") from None
         return None
-    after = str(text).rpartition(MARK)[2].strip()
+    after = text.rpartition(MARK)[2].strip()
     ids = list(tokenizer(after, add_special_tokens=False)["input_ids"])
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     return ids[0] if ids and ids[0] in special else None

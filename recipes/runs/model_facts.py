@@ -24,7 +24,8 @@ from evolpo.model.stored import stored_tensors
 from evolpo.model.support import LAYERS, check_folder
 from evolpo.recipes.runs.context import context_tokens
 from evolpo.rl.logprobs import Policy, check_supported, own_gaps
-from evolpo.rollout.ends import end_tokens, turn_end
+from evolpo.rollout.data.render import RenderError, render
+from evolpo.rollout.ends import MARK, end_tokens, turn_end
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that a model may take to be loaded for a comparison."""
@@ -77,14 +78,26 @@ def model_facts(path: str) -> ModelFacts:
     register()
     tokenizer = load_tokenizer(path)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    rows = [*_config_rows(path, config), *_tokenizer_rows(path, tokenizer, config)]
-    problem = ""
+    rows = [*_config_rows(path, config)]
+    problem = _template_problem(path, tokenizer)
     try:
+        rows += [] if problem else _tokenizer_rows(path, tokenizer, config)
         rows.append(("log-probabilities", _compared(path, config)))
     except ValueError as error:
-        problem = f"{path}: {str(error).removeprefix('model.path: ')}"
+        problem = problem or f"{path}: {str(error).removeprefix('model.path: ')}"
     rows.append(("evolpo", "cannot train it" if problem else "trains it"))
     return ModelFacts(path, tuple(rows), problem)
+
+
+def _template_problem(path: str, tokenizer: Any) -> str:
+    """Why a plain question cannot be put with the chat template; empty if it can."""
+    if not tokenizer.chat_template:
+        return ""
+    try:
+        shown = render(tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=True)
+    except RenderError as error:
+        return f"{path}: its chat template fails on a question ({error}); give it another one"
+    return "" if MARK in shown else f"{path}: its chat template leaves out what the user says; give it another one"
 
 
 def _refused_rows(path: str) -> tuple[tuple[str, str], ...]:

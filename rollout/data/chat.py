@@ -13,6 +13,7 @@ from evolpo.rl.data import Prompt
 from evolpo.rollout.data.config import DataConfig
 from evolpo.rollout.data.messages import Message, system_of
 from evolpo.rollout.data.problem import Problem
+from evolpo.rollout.data.render import RenderError, render
 from evolpo.rollout.sources import Note
 
 if TYPE_CHECKING:
@@ -74,27 +75,26 @@ def message_tokens(
     own = _template_file(config.chat_template) if config and config.chat_template else ""
     if not (own or tokenizer.chat_template):
         return tuple(tokenizer(_plain(messages, tools))["input_ids"])
-    from jinja2 import TemplateError
-
     try:
-        text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+        text = render(
+            tokenizer,
+            messages,
             tools=[dict(tool) for tool in tools] or None,
             chat_template=own or None,
-            tokenize=False,
             add_generation_prompt=True,
             **(config.chat_template_kwargs if config else {}),
         )
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except RenderError as error:
         raise InputError(_refusal(messages, config, error)) from error
     # The template has written the special tokens itself.
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _refusal(messages: Sequence[Message], config: DataConfig | None, error: Exception) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+def _refusal(messages: Sequence[Message], config: DataConfig | None, reason: RenderError) -> str:
     if config and config.chat_template:
         return f"data.chat_template: the template in {config.chat_template} fails ({reason}); mend it"
+    if reason.broken:
+        return f"data.chat_template: that of the tokenizer fails ({reason}); give a template of your own"
     if [message["role"] for message in messages] == ["system", "user"]:
         return f'data.system_prompt: the chat template of the tokenizer refuses it ({reason}); use "" for none'
     roles = ", ".join(message["role"] for message in messages)
