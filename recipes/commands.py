@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import Any
 
-from evolpo.recipes.arguments.fields import check_numbers
+from evolpo.recipes.arguments.fields import check_given, check_numbers
 from evolpo.recipes.arguments.grammar import at_home
 from evolpo.recipes.arguments.words import hydra_words
 
@@ -40,10 +40,20 @@ class Command:
 
     def run(self, config: Any) -> None:
         """Run it on a composed configuration."""
+        resolve_name(self.main)(self.checked(config))
+
+    def checked(self, config: Any) -> Any:
+        """The objects of a composed configuration.
+
+        Raises:
+            InputError: a field is wrong.
+            OmegaConfBaseException: a value is not of the type of its field.
+        """
         effective: Callable[[Any], Any] = resolve_name(self.effective)
-        checked = effective(at_home(config))
-        check_numbers(checked)
-        resolve_name(self.main)(checked)
+        check_given(resolve_name(self.schema), at_home(config))
+        found = effective(config)
+        check_numbers(found)
+        return found
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -217,9 +227,8 @@ def composed(name: str, arguments: list[str]) -> Any:
     from hydra import compose
 
     command = registered(name)
-    checked = resolve_name(TO_OBJECT)(at_home(compose(command.config, command.words(arguments))))
-    check_numbers(checked)
-    return checked
+    plain = replace(command, effective=TO_OBJECT)  # nothing is resumed
+    return plain.checked(compose(command.config, command.words(arguments)))
 
 
 def one_line(error: Exception) -> str:

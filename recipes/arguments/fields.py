@@ -17,6 +17,8 @@ ANYTHING = Any
 """Type of what stands below a field without a type of its own, such as the options of a reward."""
 LARGEST = 2**31 - 1
 """No count of anything is larger: more would not fit into any machine."""
+LARGEST_FLOAT = 1e12
+"""No time, size or rate is larger; products of several of these are still finite."""
 LARGEST_SEED = 2**32 - 1
 """Generators take seeds of 32 bits."""
 SIGNED = ("weight", "worker")
@@ -72,6 +74,32 @@ def check_numbers(config: Any, prefix: str = "") -> None:
         _check_value(getattr(config, one.name), f"{prefix}{one.name}")
 
 
+def check_given(schema: Any, given: Any) -> None:
+    """`check_numbers` before the dataclasses look at their fields, so that each number is refused under its own name.
+
+    Args:
+        schema: the dataclass of the command.
+        given: the composed configuration, an OmegaConf node.
+    """
+    from omegaconf import OmegaConf
+
+    content: Any = OmegaConf.to_container(given)
+    for name, value in content.items():
+        _check_lists(schema, name, value)
+        _check_value(value, name)
+
+
+def _check_lists(schema: Any, name: str, value: Any) -> None:
+    """Raise InputError where a list of numbers holds something else, which OmegaConf lets pass."""
+    if isinstance(value, Mapping) and is_section(type_of(schema, name)):
+        for key, part in value.items():
+            _check_lists(schema, f"{name}.{key}", part)
+    elif isinstance(value, list) and _without_none(type_of(schema, f"{name}.0")) in (int, float):
+        for index, part in enumerate(value):
+            if isinstance(part, bool) or not isinstance(part, int | float):
+                raise InputError(f"{name}[{index}]: {part!r} is no number; give one")
+
+
 def _check_value(value: Any, name: str) -> None:
     if dataclasses.is_dataclass(value):
         check_numbers(value, f"{name}.")
@@ -91,9 +119,11 @@ def _check_number(value: float, name: str) -> None:
         raise InputError(f"{name}: {value} is not finite; give a number")
     if value < 0 and own not in SIGNED:
         raise InputError(f"{name}: {value} is negative; give 0 or more")
+    if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+        raise InputError(f"{name}: {value:.3g} is too large; give at most {LARGEST_FLOAT:.0e}")
     if isinstance(value, int):
         largest = LARGEST_SEED if own in ("seed", "seeds") else LARGEST
-        if value > largest:
+        if abs(value) > largest:
             raise InputError(f"{name}: {value:.3g} is too large; give at most {largest}")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from evolpo import InputError
 from evolpo.recipes.arguments.fields import check_field, check_fields_below, is_section, type_of
 
@@ -18,6 +20,8 @@ GROUP = "config_file"
 OVERRIDE = f"+{GROUP}=given"
 """Stands among the overrides where a file was given."""
 EXPERIMENT = "experiment"
+MOST_VALUES = 100_000
+"""No configuration has more."""
 VARIABLE = "EVOLPO_CONFIG_FILE"
 """Tells the processes of a launcher of hydra, which know the overrides alone, where the file lies."""
 
@@ -45,16 +49,18 @@ def read_config_file(path: str, schema: Any) -> ConfigFile:
         InputError: it cannot be read, is no YAML of fields, or names a field that the command does not have.
     """
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     file = Path(path).expanduser()
     try:
+        _check_size(yaml.safe_load(file.read_bytes()))
         loaded = OmegaConf.load(file)
         content: Any = OmegaConf.to_container(loaded)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"--config: {path} cannot be read ({reason}); `evolpo init NAME` writes one") from None
-    except YAMLError as error:
+    except RecursionError:
+        raise InputError(f"--config: {path} is no YAML of fields: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # of numbers with thousands of digits too
         raise InputError(f"--config: {path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"--config: {path} holds no fields; write lines such as `steps: 20`")
@@ -74,6 +80,18 @@ def read_config_file(path: str, schema: Any) -> ConfigFile:
             check_fields_below(schema, name, value, f"{path}: ")
             fields[name] = value
     return ConfigFile(file.resolve(), fields, choices)
+
+
+def _check_size(content: Any) -> None:
+    """Raise ValueError if YAML is more values than any configuration: a few lines of aliases can stand for billions."""
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        count += 1 + len(inner)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values, aliases written out")
+        waiting += inner
 
 
 def register(file: ConfigFile, fields: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ class TrainerConfig:
         for name in ("learning_rate", "max_grad_norm", "tokens_per_micro_batch", "save_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is not positive")
+        if not 0 <= self.beta2 < 1:
+            raise InputError(f"trainer.beta2: {self.beta2} is no decay; give 0 to 0.999")
         if self.expert_parallel > 1 and (self.zero_stage not in (1, 2) or self.fp8):
             raise InputError("trainer.expert_parallel: above 1 it needs trainer.zero_stage 1 or 2 and fp8=false")
         if self.expert_parallel < 1:

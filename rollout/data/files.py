@@ -11,6 +11,7 @@ import json
 import lzma
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +25,7 @@ COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 _MAGIC_PARQUET = b"PAR1"
+_MAGIC_LFS = b"version https://git-lfs"
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 _WRAPPERS = ("data", "rows", "examples", "instances", "items", "problems", "train", "test")
 _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
@@ -48,12 +50,19 @@ def read_rows(path: str, field: str = "path", split: str = "train", parquet: boo
     """
     for file in data_files(path, field, split):
         try:
+            _check_fetched(file)
             yield from _parquet_rows(file) if parquet else _rows_of_file(file, field)
         except InputError:
             raise
-        except (OSError, EOFError, UnicodeError, lzma.LZMAError, ValueError) as error:
+        except (OSError, EOFError, UnicodeError, lzma.LZMAError, zlib.error, ValueError) as error:
             message = f"cannot read {file} ({reason(error)}); give a readable {_described(file, parquet)} file"
             raise InputError(f"{field}: {message}") from error
+
+
+def _check_fetched(file: Path) -> None:
+    with file.open("rb") as raw:
+        if raw.read(len(_MAGIC_LFS)) == _MAGIC_LFS:
+            raise ValueError("a git-lfs pointer, not the file itself: run `git lfs pull`")
 
 
 def data_files(path: str, field: str = "path", split: str = "train") -> list[Path]:

@@ -162,3 +162,41 @@ def test_what_is_not_there_is_one_line(tmp_path):
 def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path):
     (tmp_path / "rows[1].jsonl").write_text(LINES)
     assert data_files(str(tmp_path / "rows[1].jsonl")) == [tmp_path / "rows[1].jsonl"]
+
+
+DIGITS = "9" * 5000
+DAMAGED = {
+    "cut.jsonl.gz": gzip.compress(LINES.encode())[:-20],
+    "flipped.jsonl.gz": bytes(
+        byte ^ (8 if place == 20 else 0) for place, byte in enumerate(gzip.compress(LINES.encode()))
+    ),
+    "cut.jsonl.bz2": bz2.compress(LINES.encode())[:-9],
+    "cut.jsonl.xz": lzma.compress(LINES.encode())[:-9],
+    "garbled.jsonl.zst": b"\x28\xb5\x2f\xfd" + b"123456789",
+    "garbled.parquet": b"PAR1" + bytes(100),
+    "empty.parquet": b"",
+    "deep.jsonl": b"[" * 100_000,
+    "deep_later.jsonl": LINES.encode() + b'{"a":' * 100_000,
+    "deep.json": b'{"a":' * 100_000,
+    "digits.jsonl": f'{{"prompt": "x", "answer": {DIGITS}}}'.encode(),
+    "digits_later.jsonl": (LINES + f'{{"prompt": "x", "answer": {DIGITS}}}').encode(),
+    "digits.json": f'[{{"answer": {DIGITS}}}]'.encode(),
+    "latin.jsonl": '{"prompt": "é"}'.encode("latin1"),
+    "zeros.jsonl": bytes(300),
+    "pointer.jsonl": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+    "pointer.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_one_line_with_its_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    with pytest.raises(InputError) as caught:
+        rows_of(path, field="data.train[0].path")
+    assert str(caught.value).startswith("data.train[0].path: ")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert ("git lfs pull" in str(caught.value)) == name.startswith("pointer")
+    if name.endswith("_later.jsonl"):
+        assert "line 4" in str(caught.value)
