@@ -279,3 +279,28 @@ def test_numbers_in_lists_and_mappings() -> None:
     found = compose("train", "rewards.components=[{use: math, weight: -0.5, options: {bias: -1}}]")
     assert found.rewards.components[0].weight == -0.5
     assert math.isfinite(found.trainer.learning_rate)
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n" for before, now in zip("abcdefg", "bcdefgh", strict=True)
+)
+YAMLS = {
+    "tag": "steps: !!python/object/apply:os.mkdir [{folder}/made]",
+    "object": "steps: !!python/object:os.none {}",
+    "deep": "[" * 5000,
+    "deep_below": "data: " + "[" * 3000 + "]" * 3000,
+    "aliases": ALIASES,
+    "digits": "steps: " + "9" * 5000,
+    "zeros": "\0" * 30,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", YAMLS)
+def test_yaml_that_is_no_configuration_is_a_line_and_runs_nothing(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(YAMLS[kind].replace("{folder}", str(tmp_path)))
+    with pytest.raises(InputError, match=r"^--config: .*run\.yaml is no YAML") as caught:
+        hydra_words(["--config", str(path)], "train", TrainConfig)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
