@@ -26,6 +26,12 @@ class Score:
     """Seconds the reward worked on this response, waiting in queues left out."""
 
     def __post_init__(self) -> None:
+        for name in ("metrics", "artifacts"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"Score.{name} is {_shown(getattr(self, name))}; give a mapping by name")
+        for name in ("value", "elapsed_s"):  # plain floats, whoever's numbers they were: they go into files
+            if type(given := getattr(self, name)) is not float and given is not None:
+                object.__setattr__(self, name, _plain_float(given, f"Score.{name}"))
         if self.status not in get_args(Status):
             raise ValueError(f"Score.status {self.status!r} is none of {', '.join(get_args(Status))}")
         if self.status == "ok" and (self.value is None or not math.isfinite(self.value)):
@@ -94,23 +100,34 @@ def group_results(results: Any) -> list[Score]:
     return [score_of(result) for result in results]
 
 
+def _plain_float(value: Any, name: str) -> float:
+    if isinstance(value, SupportsFloat) and not isinstance(value, str):
+        try:
+            return float(value)
+        except Exception as error:  # noqa: BLE001 - __float__ is the plugin's
+            raise ValueError(f"{name} is {_shown(value)}: {error}") from None
+    raise ValueError(f"{name} is {_shown(value)}; give a number")
+
+
 def _with_plain_metrics(score: Score) -> Score:
-    """The score with floats as metrics, whatever kind of numbers they were; what is no number is left out."""
-    if all(type(value) is float for value in score.metrics.values()):
+    """The score with finite floats as metrics, whatever kind of numbers they were; what is none is left out."""
+    if all(type(value) is float and math.isfinite(value) for value in score.metrics.values()):
         return score
     return replace(score, metrics=plain_numbers(score.metrics))
 
 
 def plain_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the values that are one number, as floats."""
+    """Those of the values that are one finite number, as floats: one that is none would spoil the mean of a step."""
     numbers = {}
     for name, value in metrics.items():
         if not isinstance(value, SupportsFloat):
             continue
         try:
-            numbers[str(name)] = float(value)
+            number = float(value)
         except Exception:  # noqa: BLE001 - __float__ is the plugin's
             continue
+        if math.isfinite(number):
+            numbers[str(name)] = number
     return numbers
 
 
