@@ -6,16 +6,18 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from evolpo import InputError
 from evolpo.rollout.data.answers import check_pattern
+from evolpo.rollout.data.cells import UnreadableError
 from evolpo.rollout.data.files import Placed, read_rows, reason
 from evolpo.rollout.data.generated import generate
 from evolpo.rollout.data.presets import AUTO, PRESETS
-from evolpo.rollout.data.problem import Problem, normalise
+from evolpo.rollout.data.problem import Problem, contradictions, normalise
 from evolpo.rollout.data.rows import Reader, reader_for
 
 __all__ = ["Problem", "SourceConfig", "check_source", "load_problems", "normalise"]
@@ -129,7 +131,7 @@ def load_problems(
     for index, source in enumerate(sources):
         where = f"{field}[{index}]"
         check_source(source, where)
-        reader, found = _read(source, index, where, seed)
+        reader, found = _read(source, index, where, seed, partial(_noted, note, where))
         kept, dropped = [], 0
         for key, problem in found:
             dropped += key in seen
@@ -142,9 +144,15 @@ def load_problems(
         shape = f", read as {reader.columns}" if reader else ""
         note(f"{where}: {len(kept)} problems, {dropped} duplicates dropped{shape}")
         for line in reader.notes() if reader else ():
-            note(f"{where}: {line}")
+            _noted(note, where, line)
         problems += kept
+    if line := contradictions(problems):
+        note(f"{field}: {line}")
     return problems
+
+
+def _noted(note: Note, where: str, line: str) -> None:
+    note(f"{where}: {line}")
 
 
 def _check_levels(problems: Sequence[Problem], source: SourceConfig, where: str) -> None:
@@ -157,31 +165,49 @@ def _check_levels(problems: Sequence[Problem], source: SourceConfig, where: str)
 
 
 def _read(
-    source: SourceConfig, index: int, where: str, seed: int
+    source: SourceConfig, index: int, where: str, seed: int, note: Note
 ) -> tuple[Reader | None, Iterator[tuple[str, Problem]]]:
     """What reads the rows, None for generated problems, and the problems with what tells them apart."""
     if source.kind == "reasoning_gym":
         difficulty = source.difficulty
         found = generate(source.family, source.params, source.size, seed, where, difficulty, index)
         return None, ((normalise(problem.text), _with_task(problem, source.task)) for problem in found)
-    placed = _rows(source, where)
+    placed = _rows(source, where, note)
     head = list(islice(placed, LOOKAHEAD))
     if not head:
         raise InputError(f"{where}: has no problem; {source.path} holds no rows")
     # The name of the file, not its path: moving the data must not change the ids.
     name = source.path if source.kind == "huggingface" else Path(source.path).name
     reader = reader_for(source, head, where, f"{source.kind}:{name}", index)
-    return reader, (reader.problem(row, place) for place, row in chain(head, placed))
+    return reader, _problems(reader, chain(head, placed))
+
+
+def _problems(reader: Reader, placed: Iterator[Placed]) -> Iterator[tuple[str, Problem]]:
+    """The problems of all rows. Raises InputError for the first row that no model can read, with their number."""
+    first: UnreadableError | None = None
+    count = unreadable = 0
+    for place, row in placed:
+        count += 1
+        try:
+            yield reader.problem(row, place)
+        except UnreadableError as error:
+            first = first or error
+            unreadable += 1
+        except InputError:
+            if first is None:
+                raise
+    if first is not None:
+        raise InputError(f"{first} ({unreadable} of {count} rows)" if unreadable > 1 else str(first)) from first
 
 
 def _with_task(problem: Problem, task: str) -> Problem:
     return replace(problem, task=task) if task else problem
 
 
-def _rows(source: SourceConfig, where: str) -> Iterator[Placed]:
+def _rows(source: SourceConfig, where: str, note: Note) -> Iterator[Placed]:
     if source.kind == "huggingface":
         return _read_huggingface(source, where)
-    return read_rows(source.path, f"{where}.path", source.split, parquet=source.kind == "parquet")
+    return read_rows(source.path, f"{where}.path", source.split, source.kind == "parquet", note)
 
 
 def _read_huggingface(source: SourceConfig, where: str) -> Iterator[Placed]:

@@ -18,6 +18,16 @@ MEDIA = frozenset({"image", "images", "img", "video", "videos", "audio", "audios
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PARTS = (*sorted(MEDIA), "image_url", "input_image", "input_audio", "audio_url", "video_url")
 _PICTURES = "pictures or sound, and models here read text"
+_FILE = ({"bytes", "path"}, {"array", "sampling_rate"}, {"path", "array", "sampling_rate"})
+"""Fields of the objects that data sets make of a picture or of sound, whatever their column is called."""
+_DATA = r"data:(?:image|audio|video)/[\w.+-]+(?:;[\w=.+-]+)*;base64,"
+_DATA_CELL = re.compile(rf"\s*{_DATA}")
+_DATA_IN_MARKDOWN = re.compile(rf"!\[[^\]\n]*\]\(\s*<?{_DATA}")
+_DATA_IN_TEXT = re.compile(_DATA)
+
+
+class UnreadableError(InputError):
+    """A row holds what no text model can read."""
 
 
 def cell(row: Mapping[str, Any], name: str) -> Any:
@@ -66,23 +76,36 @@ def parsed(text: str) -> Any:
 
 
 def check_row(row: Mapping[str, Any], place: str, field: str) -> None:
-    """Raise InputError if the row holds what a text model cannot read: pictures, sound, halves of characters."""
+    """Raise UnreadableError if the row holds what a text model cannot read: pictures, sound, half a character."""
     found = _unreadable(row, "")
     if found is not None:
         name, what = found
-        raise InputError(f"{field}: {place}: {name!r} holds {what}; mend or leave out such rows")
+        raise UnreadableError(f"{field}: {place}: {name!r} holds {what}; mend or leave out such rows")
+
+
+def check_prompt(text: str, name: str, place: str, field: str) -> None:
+    """Raise UnreadableError if a text that a model is to read has a picture or sound in it, as `data:image/...`.
+
+    Elsewhere such data may be right, as in the page that a front-end task begins with.
+    """
+    if ";base64," in text and _DATA_IN_TEXT.search(text):
+        raise UnreadableError(f"{field}: {place}: {name!r} holds {_PICTURES}; mend or leave out such rows")
 
 
 def _unreadable(value: Any, name: str) -> tuple[str, str] | None:
     """Full name of the first cell inside a value that no text model can read, and what it holds."""
     kind = type(value)
     if kind is str:
+        if ";base64," in value and (_DATA_CELL.match(value) or _DATA_IN_MARKDOWN.search(value)):
+            return name, _PICTURES
         half = None if value.isascii() else _SURROGATE.search(value)
         return None if half is None else (name, f"\\u{ord(half.group()):04x}, half of a character (a lone surrogate)")
     if kind is int or kind is float or kind is bool or value is None:
         return None
     if kind is dict:
         if value.get("type") in _PARTS or isinstance(value.get("bytes"), bytes):
+            return name, _PICTURES
+        if value.keys() in _FILE and any(one is not None for one in value.values()):
             return name, _PICTURES
         for key, inner in value.items():
             full = f"{name}.{key}" if name else str(key)
@@ -102,5 +125,5 @@ def _points_to_media(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_points_to_media(one) for one in value)
     if isinstance(value, Mapping):
-        return bool(value.get("bytes") or value.get("path") or value.get("url"))
+        return any(value.get(one) is not None for one in ("bytes", "path", "url", "array"))
     return isinstance(value, str | bytes) and bool(value)

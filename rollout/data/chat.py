@@ -37,7 +37,8 @@ def conversation(problem: Problem, config: DataConfig) -> list[Message]:
     """
     if not problem.messages:
         system = config.text_system if problem.system is None else problem.system
-        return two_messages(system, user_message(problem.text, config.text_instruction))
+        instruction = config.code_instruction if problem.code else config.text_instruction
+        return two_messages(system, user_message(problem.text, instruction))
     messages = list(problem.messages)
     if config.instruction and messages[-1]["role"] == "user":
         messages[-1] = {**messages[-1], "content": user_message(messages[-1]["content"], config.instruction)}

@@ -11,6 +11,7 @@ from evolpo.rollout.sources import SourceConfig, check_source
 
 INSTANT_MODE = "detailed think off"
 BOXED = "Put the final answer in \\boxed{}."
+PROGRAM = "Put the whole program into one fenced block."
 
 
 @dataclass
@@ -26,7 +27,7 @@ class DataConfig:
     system_prompt: str | None = None
     """System message where a row has none; empty for none; null: `detailed think off`, and none for messages."""
     instruction: str | None = None
-    """Appended to what the user says; empty for nothing; null: to ask for a box, and nothing for messages."""
+    """Appended to the user's text; empty for nothing; null: asks for a box, or a program; nothing for messages."""
     chat_template: str = ""
     """File with a chat template of one's own (Jinja); empty for the tokenizer's."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -55,8 +56,13 @@ class DataConfig:
 
     @property
     def text_instruction(self) -> str:
-        """What is appended to a problem that is text."""
+        """What is appended to a problem that is text and asks for an answer."""
         return BOXED if self.instruction is None else self.instruction
+
+    @property
+    def code_instruction(self) -> str:
+        """What is appended to a problem that is text and asks for a program."""
+        return PROGRAM if self.instruction is None else self.instruction
 
     @property
     def text_system(self) -> str:

@@ -9,10 +9,12 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -33,7 +35,13 @@ _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(
 )
 
 
-def read_rows(path: str, field: str = "path", split: str = "train", parquet: bool = False) -> Iterator[Placed]:
+def read_rows(
+    path: str,
+    field: str = "path",
+    split: str = "train",
+    parquet: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[Placed]:
     """Yield (place, row) of one file, of the files that a pattern matches, or of the shards in a folder, by name.
 
     Formats are JSON lines, a JSON array of objects (or an object that holds one), CSV, TSV and Parquet; `.gz`, `.zst`,
@@ -44,11 +52,12 @@ def read_rows(path: str, field: str = "path", split: str = "train", parquet: boo
         field: full name of the field that `path` comes from, for messages.
         split: in a folder whose files are named after several splits, those of this one are read.
         parquet: whether it must be Parquet, whatever the files are called.
+        note: gets a line that says which files of a folder are left out.
 
     Raises:
         InputError: there is no such file, or it is malformed.
     """
-    for file in data_files(path, field, split):
+    for file in data_files(path, field, split, note):
         try:
             _check_fetched(file)
             yield from _parquet_rows(file) if parquet else _rows_of_file(file, field)
@@ -65,18 +74,24 @@ def _check_fetched(file: Path) -> None:
             raise ValueError("a git-lfs pointer, not the file itself: run `git lfs pull`")
 
 
-def data_files(path: str, field: str = "path", split: str = "train") -> list[Path]:
-    """The files behind a path, sorted by name.
+def data_files(
+    path: str, field: str = "path", split: str = "train", note: Callable[[str], None] | None = None
+) -> list[Path]:
+    """The files behind a path, those of folders below it included, sorted by name; see `read_rows`.
 
     Raises:
         InputError: there are none.
     """
     target = Path(path).expanduser()
     if target.is_dir():
-        found = [file for file in sorted(target.rglob("*")) if _is_data(file, target)]
+        there = [file for file in _below(target) if _is_named(file, target)]
+        found = [file for file in there if _format_of(file) in FORMATS]
         if not found:
             raise InputError(f"{field}: the folder {path} holds no data file; known are {', '.join(FORMATS)}")
-        return _of_split(found, target, split, field)
+        taken = _of_split(found, target, split, field)
+        if note:
+            _note_left_out(there, taken, target, split, note)
+        return taken
     if target.exists() or not glob.has_magic(path):
         return [target]
     found = sorted(Path(name) for name in glob.glob(str(target), recursive=True) if Path(name).is_file())  # noqa: PTH207 - a pattern may be absolute
@@ -91,10 +106,37 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
-def _is_data(file: Path, folder: Path) -> bool:
+def _below(folder: Path) -> list[Path]:
+    """All files below a folder, also behind links: clusters keep shards so."""
+    seen: set[str] = set()
+    found = []
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(here) in seen:
+            folders.clear()  # a link that leads back
+            continue
+        seen.add(os.path.realpath(here))
+        found += [Path(here) / name for name in names]
+    return sorted(found)
+
+
+def _is_named(file: Path, folder: Path) -> bool:
+    """Whether its name, and that of its folders, is not one of hidden files, descriptions or documents."""
     parts = file.relative_to(folder).parts
     hidden = any(part.startswith((".", "_")) for part in parts)
-    return file.is_file() and not hidden and file.name not in _NO_DATA and _format_of(file) in FORMATS
+    document = file.suffix.lower() in (".md", ".lock") or file.name.upper().startswith("LICENSE")
+    return file.is_file() and not hidden and not document and file.name not in _NO_DATA
+
+
+def _note_left_out(there: list[Path], taken: list[Path], folder: Path, split: str, note: Callable[[str], None]) -> None:
+    others = [file for file in there if file not in set(taken)]
+    splits = [file for file in others if _format_of(file) in FORMATS]
+    for files, why in (
+        (splits, f"named after other splits than {split!r}, or after none"),
+        ([file for file in others if _format_of(file) not in FORMATS], "of no known format"),
+    ):
+        if files:
+            verb = "file is" if len(files) == 1 else "files are"
+            note(f"{len(files)} {verb} left out, {why}: {files[0].relative_to(folder)}{' ...' * (len(files) > 1)}")
 
 
 def _of_split(files: list[Path], folder: Path, split: str, field: str) -> list[Path]:
@@ -199,11 +241,25 @@ def _lines(text: IO[str]) -> Iterator[str]:
 
 def _json_line(line: str, place: str, field: str) -> Iterator[Placed]:
     try:
-        row = json.loads(line.rstrip())
+        row = json.loads(line.rstrip(), object_pairs_hook=_object_of)
+    except DuplicateKeyError as error:
+        raise InputError(f"{field}: {place}: {error}; leave one of them out") from error
     except (ValueError, RecursionError) as error:
         where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else reason(error)
         raise InputError(f"{field}: {place}: not valid JSON ({where}); mend or remove the line") from error
     yield _object(row, place, field)
+
+
+class DuplicateKeyError(Exception):
+    """An object has a name twice; JSON would let the last one win."""
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [name, *_] = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise DuplicateKeyError(f"an object has {name!r} twice")
+    return found
 
 
 def _object(row: Any, place: str, field: str) -> Placed:
@@ -214,7 +270,9 @@ def _object(row: Any, place: str, field: str) -> Placed:
 
 def _array_rows(text: str, file: Path, field: str) -> Iterator[Placed]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object_of)
+    except DuplicateKeyError as error:
+        raise InputError(f"{field}: {file}: {error}; leave one of them out") from error
     except (ValueError, RecursionError) as error:
         where = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else reason(error)
         raise InputError(f"{field}: {file}: not valid JSON ({where}); mend the file") from error
@@ -237,6 +295,8 @@ def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
     names = next(csv.reader([header], delimiter=delimiter), [])
     if not names:
         return
+    if twice := [name for name, count in Counter(names).items() if count > 1 and name.strip()]:
+        raise ValueError(f"the header has {twice[0]!r} twice; rename one of them")
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         for row in rows:
@@ -245,6 +305,9 @@ def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
             place = f"{file} line {rows.line_num + 1}"
             if len(row) > len(names):
                 raise ValueError(f"line {rows.line_num + 1} has {len(row)} cells for {len(names)} columns")
+            if names.count("") > 1 and (lost := [c for n, c in zip(names, row, strict=False) if not n and c.strip()]):
+                line = f"line {rows.line_num + 1}"
+                raise ValueError(f"{line}: {lost[0][:40]!r} stands below no name; name the column")
             yield place, dict.fromkeys(names) | dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num + 1}: {error}") from error
@@ -256,7 +319,10 @@ def _parquet_rows(file: Path) -> Iterator[Placed]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1000):
+        table = pyarrow.parquet.ParquetFile(file)
+        if twice := [name for name, count in Counter(table.schema_arrow.names).items() if count > 1]:
+            raise ValueError(f"it has the column {twice[0]!r} twice")
+        for batch in table.iter_batches(batch_size=1000):
             for row in cast("list[dict[str, Any]]", batch.to_pylist()):
                 number += 1
                 yield f"{file} row {number}", row

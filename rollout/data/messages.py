@@ -13,7 +13,9 @@ Message = Mapping[str, Any]
 """`role`, `content` and whatever else the chat template of a model reads, such as `tool_calls`."""
 
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-ROLES |= {"observation": "tool", "function": "tool", "function_call": "assistant"}
+ROLES |= {"observation": "tool", "function": "tool", "function_call": "assistant", "prompter": "user"}
+KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Roles that chat templates know; others are written by some templates as they stand, and by others left out."""
 
 
 def as_messages(value: Any, place: str, field: str) -> tuple[Message, ...] | None:
@@ -59,7 +61,14 @@ def _message(given: Mapping[str, Any], place: str, field: str) -> Message:
         content = ""
     if not isinstance(content, str):
         raise InputError(f"{field}: {place} holds {type(content).__name__}, no text; mend or remove the row")
-    return {**message, "role": ROLES.get(role, role), "content": content}
+    return {**message, "role": _known(role), "content": content}
+
+
+def _known(role: str) -> str:
+    """A role by its usual name, in whatever letters it is written."""
+    lower = role.strip().lower()
+    found = ROLES.get(lower, lower)
+    return found if found in KNOWN_ROLES else role
 
 
 def without_reply(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolpo.rollout.data.cells import MISSING, cell, parsed
+from evolpo.rollout.data.code import TESTS, holds_tests
 
 GSM8K = re.compile(r"####[ \t]*[^\n#]{1,40}\s*\Z")
+NEARLY_ALL = 0.9
+"""Share of answers with `####` before their end from which on it is taken for the mark of the final answer."""
 AUTO = "auto"
 
 
@@ -49,10 +52,6 @@ class Preset:
 
 
 _SYSTEM = ("system", "system_prompt")
-_TESTS = (
-    *("tests", "test_list", "test", "test_cases", "input_output", "public_test_cases", "public_tests"),
-    "verification_info.test_cases",
-)
 _PROMPTS = ("prompt", "problem", "question", "query", "messages", "conversations", "instruction", "input", "text")
 
 PRESETS: Mapping[str, Preset] = {
@@ -68,7 +67,7 @@ PRESETS: Mapping[str, Preset] = {
         ("ground_truth",),
     ),
     "code": Preset(
-        (_TESTS,),
+        (TESTS,),
         (
             *("question_content", "problem_description", "instruct_prompt", "question", "problem", "description"),
             *("text", "prompt", "instruction", "query", "messages"),
@@ -107,20 +106,17 @@ def recognised(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_code(row: Mapping[str, Any]) -> bool:
-    """Whether one of the cells that may hold tests does: `test` alone is a common name."""
-    for value in (cell(row, name) for name in _TESTS):
-        tests = parsed(value) if isinstance(value, str) else value
-        if (isinstance(tests, list | dict) and tests) or (isinstance(value, str) and "assert" in value):
-            return True
-    return False
-
-
 _SPECIAL: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
-    "code": _is_code,
+    "code": holds_tests,
     "gsm8k": lambda row: isinstance(row.get("answer"), str) and bool(GSM8K.search(row["answer"])),
     "trl": lambda row: row.get("answer") is None,
 }
+
+
+def ends_with_hashes(answers: Sequence[Any]) -> bool:
+    """Whether (nearly) all of these answers that are texts, or lists of them, end with `####` and a short answer."""
+    texts = [text for one in answers for text in (one if isinstance(one, list) else [one]) if isinstance(text, str)]
+    return bool(texts) and sum(GSM8K.search(text) is not None for text in texts) >= NEARLY_ALL * len(texts)
 
 
 def columns_of(preset: str, row: Mapping[str, Any]) -> Columns:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evolpo.rl.data import Answer
@@ -38,6 +38,8 @@ class Problem:
     """JSON schemas of the tools that the chat template is to offer."""
     place: str = ""
     """Where it stands in its source, for messages."""
+    code: bool = False
+    """Whether it asks for a program, which tests judge."""
 
 
 def normalise(text: str) -> str:
@@ -51,6 +53,37 @@ def row_key(problem: Problem) -> str:
     rest = [problem.answer, problem.system, problem.task, problem.difficulty, dict(problem.metadata)]
     calls = [{k: v for k, v in one.items() if k not in ("role", "content")} for one in problem.messages]
     return json.dumps([conversation, calls, problem.tools, rest], sort_keys=True, default=repr)
+
+
+def contradictions(problems: Iterable[Problem]) -> str:
+    """A line about prompts that stand among the problems with answers that differ; empty if there are none.
+
+    All of these stay: which answer is right is nothing that could be told here, and a model is taught both.
+    """
+    by_prompt: dict[str, dict[str, Problem]] = {}
+    for one in problems:
+        if one.answer is not None:
+            alone = replace(one, answer=None, metadata={}, difficulty="")
+            by_prompt.setdefault(row_key(alone), {}).setdefault(_answer_key(one.answer), one)
+    found = [list(answers.values()) for answers in by_prompt.values() if len(answers) > 1]
+    if not found:
+        return ""
+    first, second = found[0][:2]
+    prompts = "1 prompt stands" if len(found) == 1 else f"{len(found)} prompts stand"
+    shown = f"{_short(first.answer)} ({first.place}) and {_short(second.answer)} ({second.place})"
+    return f"warning: {prompts} there with answers that differ, e.g. {shown}; all are kept"
+
+
+def _answer_key(answer: Answer) -> str:
+    """Equal for answers that no reward tells apart: 72, 72.0 and " 72 "."""
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    return " ".join(str(answer).split())
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def problem_id(source_name: str, key: str) -> str:

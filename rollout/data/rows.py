@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from evolpo import InputError
 from evolpo.rl.data import LENGTH_ALPHA, Answer
-from evolpo.rollout.data.answers import extracted
-from evolpo.rollout.data.cells import MISSING, cell, check_row, column, names_of
+from evolpo.rollout.data.answers import HASHES, extracted
+from evolpo.rollout.data.cells import MISSING, cell, check_prompt, check_row, column, names_of
+from evolpo.rollout.data.code import has_tests, holds_tests, with_what_tests_call
 from evolpo.rollout.data.files import Placed
-from evolpo.rollout.data.messages import Message, as_messages, as_tools, system_of, transcript, without_reply
-from evolpo.rollout.data.presets import AUTO, PRESETS, Columns, columns_of, recognised
+from evolpo.rollout.data.messages import (
+    KNOWN_ROLES,
+    Message,
+    as_messages,
+    as_tools,
+    system_of,
+    transcript,
+    without_reply,
+)
+from evolpo.rollout.data.presets import AUTO, GSM8K, PRESETS, Columns, columns_of, ends_with_hashes, recognised
 from evolpo.rollout.data.problem import Problem, problem_id, row_key
 
 
@@ -45,8 +55,7 @@ def reader_for(options: RowOptions, head: Sequence[Placed], where: str, name: st
         InputError: a column that was named, or one with the problem, is not there.
     """
     merged: dict[str, Any] = {}
-    for place, row in reversed(head):
-        check_row(row, place, where)  # a row of pictures is that first, whatever columns are missing
+    for _, row in reversed(head):
         merged |= {key: value for key, value in row.items() if value is not None or key not in merged}
     preset = options.preset if options.preset != AUTO else (recognised(merged) or "columns")
     columns = columns_of(preset, merged)
@@ -59,13 +68,21 @@ def reader_for(options: RowOptions, head: Sequence[Placed], where: str, name: st
         task=None if options.task else _chosen(options.task_column, columns.task),
         answer_pattern=_pattern(options, columns),
     )
+    lenient = False
+    if options.answer_pattern is None and columns.answer and (options.preset == AUTO or not columns.answer_pattern):
+        # Told by the answers themselves, so that one without the mark may be right as it is.
+        lenient = ends_with_hashes([cell(row, columns.answer) for _, row in head])
+        columns = replace(columns, answer_pattern=HASHES) if lenient else columns
     if columns.prompt is None:
+        for place, row in head:
+            check_row(row, place, where)  # a row of pictures is that first, whatever columns are missing
         known = ", ".join(PRESETS[preset].prompt)
         message = (
             f"{head[0][0]} has none of the columns {known}; it has: {', '.join(names_of(merged)) or 'none'}; name one"
         )
         raise InputError(f"{where}.prompt_column: {message}")
-    return Reader(columns, options, where, name, index)
+    code = columns.preset == "code" or holds_tests(merged)
+    return Reader(columns, options, where, name, index, code=code, lenient=lenient)
 
 
 def _chosen(named: str | None, told: str | None) -> str | None:
@@ -88,19 +105,26 @@ class Reader:
     where: str
     name: str
     index: int
-    replies: int = 0
-    """Conversations of which the last turn was left out."""
-    conversations: int = 0
-    """Rows that hold messages."""
+    code: bool = False
+    """Whether the rows hold tests of programs."""
+    lenient: bool = False
+    """Whether an answer without the pattern is taken as it is."""
+    counted: Counter[str] = field(default_factory=Counter)
+    """How many rows were taken in which way, by the line that says so."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Of these lines that warn: where the first such row stands."""
 
     def notes(self) -> list[str]:
         """What a user should know about how the rows were taken."""
-        lines = []
-        if self.conversations:
-            lines.append(f"{self.conversations} prompts are messages, which go through the chat template as they are")
-        if self.replies:
-            lines.append(f"{self.replies} conversations end with a turn of the assistant, which was left out")
-        return lines
+        return [
+            f"{count} {line}" + (f", first {self.first[line]}" if line in self.first else "")
+            for line, count in self.counted.items()
+        ]
+
+    def _count(self, line: str, place: str = "") -> None:
+        self.counted[line] += 1
+        if place:
+            self.first.setdefault(line, place)
 
     def problem(self, row: Mapping[str, Any], place: str) -> tuple[str, Problem]:
         """The problem of a row, and what tells it from others (see `row_key`).
@@ -131,6 +155,7 @@ class Reader:
             messages=messages,
             tools=self._tools(row, place),
             place=place,
+            code=self.code and has_tests(row),
         )
         key = row_key(problem)
         return key, replace(problem, id=problem_id(self.name, key))
@@ -151,12 +176,31 @@ class Reader:
                 message = f"column {name!r} holds {kind}; it must hold the problem's text, or messages"
                 raise InputError(f"{field}: {place}: {message}")
             further = cell(row, self.columns.further) if self.columns.further else None
-            return (f"{value}\n{further}" if isinstance(further, str) and further.strip() else value), ()
+            text = f"{value}\n{further}" if isinstance(further, str) and further.strip() else value
+            check_prompt(text, name, place, self.where)
+            if self.columns.preset == "code" and (more := with_what_tests_call(text, row)) != text:
+                self._count("prompts end with the tests or the starter code of their row, which name what is called")
+                text = more
+            return text, ()
+        return self._conversation(messages, name, place, field)
+
+    def _conversation(
+        self, messages: tuple[Message, ...], name: str, place: str, field: str
+    ) -> tuple[str, tuple[Message, ...]]:
         asked = without_reply(messages)
-        self.conversations += 1
-        self.replies += len(asked) < len(messages)
-        if not any(one["role"] == "user" for one in asked):
-            raise InputError(f"{field}: {place}: column {name!r} holds no message of a user")
+        self._count("prompts are messages, which go through the chat template as they are")
+        if len(asked) < len(messages):
+            self._count("conversations end with a turn of the assistant, which was left out")
+        said = [one["content"].strip() for one in asked if one["role"] == "user"]
+        if not said or not said[-1]:
+            what = "no message of a user" if not said else "a last message of the user that is empty"
+            raise InputError(f"{field}: {place}: column {name!r} holds {what}")
+        for one in asked:
+            check_prompt(one["content"], name, place, self.where)
+        if not all(said):
+            self._count("conversations have an empty message of the user", place)
+        for role in sorted({one["role"] for one in asked} - KNOWN_ROLES):
+            self._count(f"conversations have turns of {role!r}, a role that models are not trained with", place)
         return transcript(asked), asked
 
     def _system(self, row: Mapping[str, Any], place: str, messages: tuple[Message, ...]) -> str | None:
@@ -167,6 +211,7 @@ class Reader:
         value = column(row, name, place, field) if self.options.system_column else row.get(name)
         if value is not None and not isinstance(value, str):
             raise InputError(f"{field}: {place}: column {name!r} holds a {type(value).__name__}; it must hold text")
+        check_prompt(value or "", name, place, self.where)
         own = system_of(messages)
         if value and own is not None and own != value:
             message = f"column {name!r} and the messages have different system messages; give one of them"
@@ -184,8 +229,22 @@ class Reader:
             names = ", ".join(names_of(row))
             message = f'has no column {name!r}; it has: {names}; use "" if the data has no answers'
             raise InputError(f"{field}: {place} {message}")
-        found: Answer = extracted(value, self.columns.answer_pattern, place, f"{self.where}.answer_pattern")
+        if isinstance(value, list) and None in value:
+            self._count("answers are lists with nulls, which were left out", place)
+            value = [one for one in value if one is not None] or None
+        found: Answer = self._extracted(value, place)
         return found
+
+    def _extracted(self, value: Any, place: str) -> Any:
+        pattern = self.columns.answer_pattern
+        if self.lenient and isinstance(value, list):
+            return [self._extracted(one, place) for one in value]
+        if self.lenient and isinstance(value, str) and pattern not in value:
+            self._count(f"answers have no {pattern} and are taken whole", place)
+            return value
+        if not pattern and isinstance(value, str) and self.options.answer_pattern is None and GSM8K.search(value):
+            self._count(f"answers end with {HASHES} and are taken whole; set answer_pattern for what follows", place)
+        return extracted(value, pattern, place, f"{self.where}.answer_pattern")
 
     def _level(self, row: Mapping[str, Any], place: str) -> str:
         name = self.options.difficulty_column

@@ -41,10 +41,20 @@ def split_heldout(config: DataConfig, seed: int, note: Note = logger.info) -> tu
     overlap = f", {removed} removed from training: their text is held out" if removed else ", none shared"
     note(f"{len(kept)} problems to train on, {len(heldout)} held out{overlap}")
     if not kept:
-        name = "data.heldout" if config.heldout else "data.heldout_size"
-        raise InputError(f"{name}: all {len(train)} training problems would be held out; hold out fewer or add sources")
+        raise InputError(_all_held_out(config, len(train), len(reserved)))
     check_disjoint(kept, heldout)
     return kept, heldout
+
+
+def _all_held_out(config: DataConfig, count: int, texts: int) -> str:
+    if config.heldout:
+        return f"data.heldout: holds the text of all {count} training problems; add other problems to data.train"
+    if texts < count:
+        return (
+            f"data.heldout_size: all {count} training problems would be held out, because they have only {texts} "
+            f"different text{'s' * (texts > 1)}; set 0, or add problems with other texts"
+        )
+    return f"data.heldout_size: all {count} training problems would be held out; hold out fewer or add sources"
 
 
 def load_heldout(config: DataConfig, seed: int, note: Note = logger.info) -> list[Problem]:
@@ -74,7 +84,9 @@ def check_disjoint(train: Sequence[Problem], heldout: Sequence[Problem]) -> None
 def _draw_heldout(train: Sequence[Problem], size: int, seed: int) -> list[Problem]:
     """Draw `size` problems, each source's part in proportion to its size (largest remainder)."""
     if size >= len(train):
-        raise InputError(f"data.heldout_size: {size} of {len(train)} problems leaves none to train on; lower it")
+        what = "the only problem" if len(train) == 1 else f"{size} of {len(train)} problems"
+        message = f"holding out {what} leaves none to train on; set at most {len(train) - 1}, or add problems"
+        raise InputError(f"data.heldout_size: {message}")
     by_source = _group_by_source(train)
     quotas = {source: size * len(part) / len(train) for source, part in by_source.items()}
     counts = {source: int(quota) for source, quota in quotas.items()}

@@ -256,12 +256,24 @@ def test_check_disjoint_counts_what_is_shared():
         check_disjoint(train, [Problem("9", " a\nb"), Problem("8", "d"), Problem("7", "e")])
 
 
+def test_a_single_text_cannot_be_split(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", {"prompt": "a", "x": 1}, {"prompt": "a", "x": 2}, {"prompt": "a ", "x": 3})
+    source = jsonl(path, answer_column="")
+    with pytest.raises(InputError, match=r"all 3 training .* because they have only 1 different text; set 0, or add"):
+        split_heldout(DataConfig(train=[source], heldout_size=1), seed=0)
+    alone = jsonl(write_lines(tmp_path / "one.jsonl", {"prompt": "a"}), answer_column="")
+    with pytest.raises(InputError, match=r"^data\.heldout_size: holding out the only problem leaves none to train on"):
+        split_heldout(DataConfig(train=[alone], heldout_size=1), seed=0)
+
+
 def test_a_split_that_leaves_nothing_is_an_error(tmp_path):
     path = write_lines(tmp_path / "t.jsonl", {"prompt": "a"}, {"prompt": "b"})
     source = jsonl(path, answer_column="")
-    with pytest.raises(InputError, match=r"^data\.heldout_size: 2 of 2"):
+    with pytest.raises(
+        InputError, match=r"^data\.heldout_size: holding out 2 of 2 problems leaves none to train on; set"
+    ):
         split_heldout(DataConfig(train=[source], heldout_size=2), seed=0)
-    with pytest.raises(InputError, match=r"^data\.heldout: all 2 training problems"):
+    with pytest.raises(InputError, match=r"^data\.heldout: holds the text of all 2 training problems"):
         split_heldout(DataConfig(train=[source], heldout=[source]), seed=0)
 
 

@@ -112,6 +112,41 @@ def test_patterns_and_folders_give_their_files_by_name(tmp_path):
     assert rows_of(folder / "part-0000[01]*") == ROWS[:2]
 
 
+def test_columns_without_a_name_may_be_empty_or_one(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b,,\n1,2,,\n")
+    assert rows_of(tmp_path / "rows.csv") == [{"a": "1", "b": "2", "": ""}]
+    (tmp_path / "index.csv").write_text(",a\n0,1\n")
+    assert rows_of(tmp_path / "index.csv") == [{"": "0", "a": "1"}]
+
+
+def test_a_table_with_a_column_twice_is_refused(tmp_path):
+    table = pyarrow.table([[1], [2]], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match=r"it has the column 'a' twice"):
+        rows_of(tmp_path / "rows.parquet")
+
+
+def test_files_that_a_folder_leaves_out_are_said(tmp_path):
+    (tmp_path / "more").mkdir()
+    for name in ("train-0.jsonl", "test-0.jsonl", "more/part.jsonl", "notes.txt", "README.md", "_SUCCESS"):
+        (tmp_path / name).write_text(json.dumps(ROWS[0]) + "\n")
+    notes = []
+    assert rows_of(tmp_path, note=notes.append) == ROWS[:1]
+    assert notes == [
+        "2 files are left out, named after other splits than 'train', or after none: more/part.jsonl ...",
+        "1 file is left out, of no known format: notes.txt",
+    ]
+
+
+def test_shards_behind_links_are_read_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "back").symlink_to(tmp_path / "data")
+    assert rows_of(tmp_path / "data") == ROWS[:1]
+
+
 def test_of_a_folder_with_several_splits_one_is_read(tmp_path):
     for name, row in (("train-00000.jsonl", ROWS[0]), ("test-00000.jsonl", ROWS[1]), ("val.jsonl", ROWS[2])):
         (tmp_path / name).write_text(json.dumps(row) + "\n")
@@ -139,6 +174,16 @@ def test_of_a_folder_with_several_splits_one_is_read(tmp_path):
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells for 2 columns"),
         ("rows.csv", b'a,b\n1,"2\n', r"path: cannot read .*line 2: unexpected end of data"),
         ("rows.jsonl", b"[" * 100_000, r"not valid JSON"),
+        (
+            "rows.jsonl",
+            b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}',
+            r"line 2: an object has 'a' twice; leave one of them out",
+        ),
+        ("rows.jsonl", b'{"a": [{"b": {"c": 1, "c": 1}}]}', r"line 1: an object has 'c' twice"),
+        ("rows.json", b'[{"a": 1, "a": 1}]', r"rows\.json: an object has 'a' twice"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", r"the header has 'a' twice; rename one of them"),
+        ("rows.tsv", b"a\ta\n1\t2\n", r"the header has 'a' twice"),
+        ("rows.csv", b"a,,\n1,2,3\n", r"line 2: '2' stands below no name"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, name, content, message):

@@ -7,6 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from evolpo import InputError
+from evolpo.rollout.data.chat import conversation
+from evolpo.rollout.prompts import DataConfig
 from evolpo.rollout.sources import SourceConfig, load_problems
 
 SYSTEM = {"role": "system", "content": "Answer in French."}
@@ -118,7 +120,7 @@ SHAPES = {
     ),
     "MBPP": (
         {"task_id": 1, "text": "Write add.", "code": "...", "test_list": ["assert add(1, 2) == 3"]},
-        ("code", "Write add.", None, ""),
+        ("code", "Write add.\nYour code should pass these tests:\n\nassert add(1, 2) == 3", None, ""),
     ),
     "HumanEval": (
         {
@@ -294,6 +296,111 @@ def test_an_answer_without_the_pattern_is_named(tmp_path):
     assert [one.answer for one in load(tmp_path, *rows, answer_pattern="")] == ["so\n#### 5", "no idea"]
 
 
+HASHED = [{"prompt": str(i), "answer": f"{i} + 0 = {i}\n#### {i}"} for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    "names", [("prompt", "answer"), ("problem", "final_answer"), ("prompt", "solution"), ("text", "target")]
+)
+def test_what_follows_the_hashes_is_the_answer_whatever_the_columns_are_called(tmp_path, names):
+    notes = []
+    rows = [dict(zip(names, row.values(), strict=True)) for row in HASHED]
+    problems = load(tmp_path, *rows, notes=notes)
+    assert [one.answer for one in problems] == [str(i) for i in range(20)]
+    assert "answer_pattern=####" in notes[0]
+    whole = load(tmp_path, *rows, answer_pattern="")
+    assert whole[3].answer == "3 + 0 = 3\n#### 3"
+
+
+def test_lists_and_nested_answers_with_hashes(tmp_path):
+    [one] = load(tmp_path, {"prompt": "p", "reward_model": {"ground_truth": ["so\n#### 1", "#### 2"]}})
+    assert one.answer == ["1", "2"]
+
+
+def test_answers_without_the_hashes_among_nearly_all_with_them_are_counted(tmp_path):
+    notes = []
+    problems = load(tmp_path, *HASHED, {"prompt": "x", "answer": "7"}, notes=notes)
+    assert (problems[-1].answer, problems[0].answer) == ("7", "0")
+    assert notes[1].endswith(f"1 answers have no #### and are taken whole, first {tmp_path}/rows.jsonl line 21")
+
+
+def test_answers_of_which_some_have_hashes_are_whole_and_counted(tmp_path):
+    notes = []
+    rows = [HASHED[0], HASHED[1], {"prompt": "x", "answer": "7"}, {"prompt": "y", "answer": "8"}]
+    assert load(tmp_path, *rows, notes=notes)[0].answer == "0 + 0 = 0\n#### 0"
+    assert "2 answers end with #### and are taken whole; set answer_pattern" in notes[1]
+
+
+@pytest.mark.parametrize(("answer", "kept"), [([None, "3"], ["3"]), (["a", None, 2, None], ["a", 2]), ([None], None)])
+def test_nulls_among_accepted_answers_are_left_out_and_counted(tmp_path, answer, kept):
+    notes = []
+    [problem] = load(tmp_path, {"prompt": "p", "answer": answer}, notes=notes)
+    assert problem.answer == kept
+    assert "1 answers are lists with nulls, which were left out, first" in notes[1]
+
+
+# -- programs
+
+MBPP = {"text": "Write add.", "code": "...", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}
+SHOWN = "Your code should pass these tests:\n\nassert add(1, 2) == 3\nassert add(0, 0) == 0"
+
+
+def test_what_tests_call_stands_in_the_prompt(tmp_path):
+    notes = []
+    [problem] = load(tmp_path, MBPP, notes=notes)
+    assert (problem.text, problem.code) == (f"Write add.\n{SHOWN}", True)
+    assert "1 prompts end with the tests or the starter code of their row" in notes[1]
+    [again] = load(tmp_path, {**MBPP, "text": problem.text})
+    assert again.text == problem.text
+    [plain] = load(tmp_path, MBPP, preset="columns")
+    assert (plain.text, plain.code) == ("Write add.", True)
+    starter = {"question": "Sum.", "starter_code": "class S:\n    def f(self):\n", "input_output": '{"inputs": [[1]]}'}
+    [problem] = load(tmp_path, starter)
+    assert problem.text == "Sum.\n\nUse this starter code:\n\n```python\nclass S:\n    def f(self):\n```"
+
+
+def test_programs_are_asked_for_as_programs(tmp_path):
+    problems = load(tmp_path, MBPP, {"text": "What is 2 + 3?", "answer": "5"})
+    asked = [conversation(one, DataConfig())[-1]["content"].rpartition("\n")[2] for one in problems]
+    assert asked == ["Put the whole program into one fenced block.", r"Put the final answer in \boxed{}."]
+    own = DataConfig(instruction="Mine.")
+    assert [conversation(one, own)[-1]["content"].endswith("\nMine.") for one in problems] == [True, True]
+
+
+# -- messages that say little
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([{"role": "user", "content": ""}], "a last message of the user that is empty"),
+        ([USER, ASSISTANT, {"role": "user", "content": " \n"}], "a last message of the user that is empty"),
+        ([{"role": "system", "content": "x"}], "no message of a user"),
+        ([{"role": "critic", "content": "x"}], "no message of a user"),
+    ],
+)
+def test_conversations_that_ask_nothing_are_refused(tmp_path, prompt, message):
+    with pytest.raises(InputError, match=rf"prompt_column: .*line 1: column 'prompt' holds {message}"):
+        load(tmp_path, {"prompt": prompt})
+
+
+def test_odd_turns_are_counted_with_the_first_row(tmp_path):
+    notes = []
+    empty = [{"role": "user", "content": ""}, ASSISTANT, NEXT]
+    critic = [USER, {"role": "Critic", "content": "no"}, NEXT]
+    load(tmp_path, {"prompt": [USER]}, {"prompt": empty}, {"prompt": critic}, {"prompt": critic[:2]}, notes=notes)
+    assert any("1 conversations have an empty message of the user, first" in one and "line 2" in one for one in notes)
+    assert any("2 conversations have turns of 'Critic', a role that" in one and "line 3" in one for one in notes)
+
+
+@pytest.mark.parametrize("role", ["User", "USER", "human", "Human", "prompter"])
+def test_roles_in_other_letters_are_known(tmp_path, role):
+    notes = []
+    [problem] = load(tmp_path, {"prompt": [{"role": role, "content": "2 + 3?"}]}, notes=notes)
+    assert problem.messages == ({"role": "user", "content": "2 + 3?"},)
+    assert not any("role that" in one for one in notes)
+
+
 # -- names
 
 
@@ -355,6 +462,17 @@ def test_options_that_make_no_sense(tmp_path, options, message):
         ({"prompt": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]}, "prompt"),
         ({"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "prompt"),
         ({"prompt": "p", "videos": ["a.mp4"]}, "videos"),
+        ({"prompt": "p", "clip": {"array": [0.1], "sampling_rate": 16000}}, "clip"),
+        ({"prompt": "p", "audio": {"array": [0.1], "sampling_rate": 16000, "path": None}}, "audio"),
+        ({"prompt": "p", "figure": {"bytes": None, "path": "a.png"}}, "figure"),
+        ({"prompt": "p", "pages": [{"bytes": None, "path": "a.png"}]}, "pages"),
+        ({"prompt": "p", "screen": "data:image/png;base64,iVBORw0K"}, "screen"),
+        ({"prompt": "What is in data:image/png;base64,iVBORw0K ?"}, "prompt"),
+        ({"prompt": "See ![a plot](data:image/png;base64,iVBORw0K)."}, "prompt"),
+        ({"prompt": '<img src="data:image/svg+xml;charset=utf-8;base64,PHN2">'}, "prompt"),
+        ({"prompt": "p", "hint": "See ![](<data:image/jpeg;base64,/9j/4A>)"}, "hint"),
+        ({"prompt": [{"role": "user", "content": "Hear data:audio/wav;base64,UklGRg=="}]}, "prompt"),
+        ({"prompt": "p", "system": "data:image/png;base64,iVBORw0K is you"}, "system"),
     ],
 )
 def test_pictures_are_refused_by_name(tmp_path, row, name):
@@ -369,6 +487,18 @@ def test_pictures_in_a_later_row_and_in_messages_as_text_are_found(tmp_path):
     talk = json.dumps([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}])
     with pytest.raises(InputError, match=r"'messages.content' holds pictures"):
         load(tmp_path, {"prompt": talk})
+
+
+def test_rows_with_pictures_are_counted_and_the_first_is_named(tmp_path):
+    rows = [{"prompt": str(i)} | ({"images": ["a.png"]} if i in (2, 5, 150) else {}) for i in range(200)]
+    with pytest.raises(InputError, match=r"rows\.jsonl line 3: 'images' holds pictures or sound.* \(3 of 200 rows\)$"):
+        load(tmp_path, *rows)
+
+
+def test_a_page_that_is_given_with_the_problem_may_hold_pictures(tmp_path):
+    page = '<img src="data:image/png;base64,iVBORw0K">'
+    [problem] = load(tmp_path, {"prompt": "Write a page.", "page": page, "answer": page})
+    assert problem.metadata["page"] == problem.answer == page
 
 
 def test_pictures_that_a_data_set_decodes_are_refused(tmp_path, monkeypatch):
@@ -427,3 +557,23 @@ def test_a_measurement_is_no_level(tmp_path):
     rows = [{"prompt": str(i), "rate": i / 1000} for i in range(200)]
     with pytest.raises(InputError, match=r"difficulty_column: 'rate' holds 200 different values"):
         load(tmp_path, *rows, difficulty_column="rate")
+
+
+def test_one_prompt_with_answers_that_differ_is_counted_and_shown(tmp_path):
+    notes = []
+    rows = [
+        ("a", "1"),
+        ("a", "2"),
+        ("b", 72),
+        ("b", "72"),
+        ("b", 72.0),
+        ("c", "x"),
+        ("c ", "y"),
+        ("d", None),
+        ("d", "1"),
+    ]
+    problems = load(tmp_path, *({"prompt": prompt, "answer": answer} for prompt, answer in rows), notes=notes)
+    assert len(problems) == 9
+    [line] = [one for one in notes if "differ" in one]
+    assert "data.train: warning: 2 prompts stand there with answers that differ, e.g. '1' (" in line
+    assert line.endswith(f"line 1) and '2' ({tmp_path}/rows.jsonl line 2); all are kept")
