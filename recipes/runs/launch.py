@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from evolpo.recipes.arguments.words import words_again
@@ -82,13 +83,20 @@ def rank_environments(count: int) -> Iterator[Mapping[str, str]]:
     if count == 1:
         yield dict(os.environ)
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(count)))}
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads_each(count)))}
     for rank in range(count):
         yield {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def free_port() -> int:
+    """A port for ranks to meet at: below those that connections are given, or one could take it before rank 0 does."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from datetime import timedelta
 from typing import Any
 
 import torch
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from evolpo.rl.training.determinism import keep_order_of_sums
 
@@ -24,12 +24,15 @@ def init_distributed() -> tuple[int, int]:
         # Compiled on first use where it is compatible; gloo does the same without a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
             os.environ.setdefault(name, value)
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if os.environ["WORLD_SIZE"] == "1":
+            # One rank has nobody to meet: no port that another process may hold, and none that children inherit.
+            store = HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(minutes=30))
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
@@ -39,12 +42,6 @@ def from_rank_0(value: str) -> str:
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ranks:
