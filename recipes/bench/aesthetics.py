@@ -6,6 +6,8 @@ Of comparisons Bradley-Terry strengths are made.
 
 Two figures are given. *Shipped*: the reward as it comes. *Refitted*: taste by weights fitted to other pages of the
 folder, ten parts in turn, ten times; for the folder that the shipped weights were fitted to only this one is honest.
+
+With `judge` a multimodal judge is asked about the same pages, and about pairs of them; see `aesthetics_judge`.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import numpy as np
 
 from evolpo import InputError
 from evolpo.recipes.bench.aesthetics_fit import Floats, agreement, cross_validated, fit
+from evolpo.recipes.bench.aesthetics_judge import judge_report
 from evolpo.recipes.drawing.charts import COLOURS, style
 from evolpo.recipes.runs.checks import check_not_negative
 from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
 from evolpo.rewards.frontend.taste import LIKED, Coefficients, shipped
+from evolpo.rewards.judges.make import make_judge
 from evolpo.rl.logs.files import replacing, write_json
 from evolpo.rl.logs.metrics import LoggerConfig
 from evolpo.rl.logs.progress import Progress
@@ -41,14 +45,18 @@ class BenchAestheticsConfig:
     """Folder with `images/` and `comparisons.csv` or `ratings.csv`."""
     coefficients: str = ""
     """File to write weights fitted to all pages of the folder to; empty writes none."""
+    judge: Any = None
+    """A multimodal judge to hold against people as well: base_url and model, or module:attribute."""
+    pairs: int = 200
+    """Pairs of pages that the judge is asked about, in both orders."""
     seed: int = 0
-    """Seed of the parts."""
+    """Seed of the parts, and of the pairs."""
     output: str = "outputs/bench/aesthetics.json"
     """File of the results; a scatter plot is put beside it."""
 
     def __post_init__(self) -> None:
         """Check that there is a folder."""
-        check_not_negative(self, "seed")
+        check_not_negative(self, "seed", "pairs")
         if not self.folder:
             raise InputError("folder: missing; give a folder with images/ and comparisons.csv or ratings.csv")
 
@@ -58,9 +66,26 @@ def main(config: BenchAestheticsConfig) -> None:
     report = bench_aesthetics(config)
     for name in ("shipped", "refitted"):
         one = report[name]
-        print(f"{name}: rank correlation {one['spearman']:+.2f}, pairs in order {one['pairs_right']:.1%}")
+        print(f"{name}: {_in_words(one)}")
     print(f"{report['n']} pages; {report['method']} stands for the folder")
+    if "judge" in report:
+        _print_judge(report["judge"])
     print(config.output)
+
+
+def _in_words(agreed: Mapping[str, float]) -> str:
+    return f"rank correlation {agreed['spearman']:+.2f}, pairs in order {agreed['pairs_right']:.1%}"
+
+
+def _print_judge(found: Mapping[str, Any]) -> None:
+    print(
+        f"judge, all items alike: {_in_words(found['shipped'])}; {found['pages']} pages, {found['unjudged']} unjudged"
+    )
+    print(f"judge, items weighed by other pages: {_in_words(found['refitted'])}")
+    pairs = found["pairs"]
+    if "right" in pairs:
+        print(f"judge, {pairs['judged']:.0f} pairs: {pairs['right']:.1%} right, {pairs['consistent']:.1%} consistent")
+    print(f"checklist_weights: {found['checklist_weights']}")
 
 
 def bench_aesthetics(config: BenchAestheticsConfig) -> dict[str, Any]:
@@ -69,20 +94,27 @@ def bench_aesthetics(config: BenchAestheticsConfig) -> dict[str, Any]:
     Returns:
         `n` pages; `method`: `shipped`, or `refitted` if the shipped weights were fitted to these very pages; `spearman`
         and `pairs_right` (share of the pairs of pages in the order of their scores by people) of that method;
-        `shipped`, `refitted`: both of them; `rows`: each page's `score` by people, `value` and `refitted`.
+        `shipped`, `refitted`: both of them; `rows`: each page's `score` by people, `value` and `refitted`. With a
+        judge `judge`: see `judge_report`, with `checklist_weights` for the reward.
 
     Raises:
         InputError: the folder lacks its files, or they name images that are not there.
     """
     said = scores_by_people(Path(config.folder))
     pages = sorted(said)
-    measured, values = _measure(Path(config.folder) / "images", pages)
+    judge = None if config.judge is None else make_judge(config.judge)
     people = np.array([said[page] for page in pages])
+    judged = {}
+    if judge is not None:
+        images = {page: _png(Path(config.folder) / "images", page) for page in pages}
+        found, weights = judge_report(images, people, judge, config.pairs, config.seed)
+        judged = {"judge": found | {"checklist_weights": weights}}
+    measured, values = _measure(Path(config.folder) / "images", pages)
     coefficients = fit(measured, people)
     refitted = cross_validated(measured, people, config.seed)
     both = {"shipped": agreement(values, people), "refitted": agreement(refitted, people)}
     method = "refitted" if coefficients == shipped() else "shipped"
-    report: dict[str, Any] = {"n": len(pages), "method": method, **both[method], **both}
+    report: dict[str, Any] = {"n": len(pages), "method": method, **both[method], **both, **judged}
     report["rows"] = [
         {"page": page, "score": float(score), "value": float(value), "refitted": float(other)}
         for page, score, value, other in zip(pages, people, values, refitted, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from scipy import optimize, stats
 from evolpo.rewards.frontend.taste import LIKED, LOGARITHMIC, Coefficient, Coefficients, reached, taste
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 Measured = Sequence[Mapping[str, float]]
 
 PARTS = 10
@@ -37,18 +38,31 @@ def fit(measured: Measured, people: Floats) -> Coefficients:
     """
     ends = {name: _ends(name, [page[name] for page in measured]) for name in LIKED}
     reach = np.array([[reached(name, page[name], *ends[name]) for name in LIKED] for page in measured])  # [N, M]
-    ranks = stats.rankdata(people) / len(people)
-    # The penalty as further rows of the system, so that plain non-negative least squares solves it.
-    penalty = math.sqrt(RIDGE) * np.eye(len(LIKED))
-    rows = np.vstack([reach - reach.mean(axis=0), penalty])
-    weights, _ = optimize.nnls(rows, np.concatenate([ranks - ranks.mean(), np.zeros(len(LIKED))]))
-    if not weights.sum() > 0:
-        raise ValueError("no measure goes with the scores of these pages")
-    shares = weights / weights.sum()
     return {
         name: Coefficient(round(ends[name][0], 4), round(ends[name][1], 4), round(float(share), 4))
-        for name, share in zip(LIKED, shares, strict=True)
+        for name, share in zip(LIKED, fit_shares(reach, people), strict=True)
     }
+
+
+def fit_shares(reach: Floats, people: Floats) -> Floats:
+    """[M] weights of sum 1 by which a sum of the columns follows the ranks of the pages; see `fit`.
+
+    Args:
+        reach: [N, M] of each page M values, 0 to 1, the higher the better.
+        people: [N] score of each page.
+
+    Raises:
+        ValueError: no column goes with the scores.
+    """
+    columns = reach.shape[1]
+    ranks = stats.rankdata(people) / len(people)
+    # The penalty as further rows of the system, so that plain non-negative least squares solves it.
+    rows = np.vstack([reach - reach.mean(axis=0), math.sqrt(RIDGE) * np.eye(columns)])
+    weights, _ = optimize.nnls(rows, np.concatenate([ranks - ranks.mean(), np.zeros(columns)]))
+    if not weights.sum() > 0:
+        raise ValueError("no measure goes with the scores of these pages")
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def _ends(name: str, values: Sequence[float]) -> tuple[float, float]:
@@ -66,15 +80,30 @@ def predict(measured: Measured, coefficients: Coefficients) -> Floats:
 
 def cross_validated(measured: Measured, people: Floats, seed: int) -> Floats:
     """[N] mean liking of each page by weights fitted without it, over `REPEATS` ways to cut the pages into `PARTS`."""
+
+    def liking(left_out: Indices, others: Indices) -> Floats:
+        coefficients = fit([measured[i] for i in others], people[others])
+        return predict([measured[i] for i in left_out], coefficients)
+
+    return _in_turn(liking, len(measured), seed)
+
+
+def cross_validated_shares(reach: Floats, people: Floats, seed: int) -> Floats:
+    """[N] the same of weights of columns, see `fit_shares`."""
+    return _in_turn(
+        lambda left_out, others: reach[left_out] @ fit_shares(reach[others], people[others]), len(people), seed
+    )
+
+
+def _in_turn(predicted: Callable[[Indices, Indices], Floats], count: int, seed: int) -> Floats:
+    """[N] mean of what is predicted of each page from the pages of other parts."""
     draw = np.random.default_rng(seed)
-    total = np.zeros(len(measured))
+    total = np.zeros(count)
     for _ in range(REPEATS):
-        order = draw.permutation(len(measured))
+        order = draw.permutation(count)
         for part in range(PARTS):
             left_out = order[part::PARTS]
-            others = np.setdiff1d(order, left_out)
-            coefficients = fit([measured[i] for i in others], people[others])
-            total[left_out] += predict([measured[i] for i in left_out], coefficients)
+            total[left_out] += predicted(left_out, np.setdiff1d(order, left_out))
     return total / REPEATS
 
 

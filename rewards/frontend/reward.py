@@ -11,6 +11,7 @@ from typing import Any
 from evolpo.rewards.base import Sample, Scope, Score
 from evolpo.rewards.frontend.assertions import parse_checks, run_checks
 from evolpo.rewards.frontend.browser import find_chromium
+from evolpo.rewards.frontend.checklist import item_weights
 from evolpo.rewards.frontend.extract import Page, extract_page
 from evolpo.rewards.frontend.function import DEADLINE_S, PASS_SCORE, FunctionReport, exercise
 from evolpo.rewards.frontend.syntax import check_syntax
@@ -38,6 +39,7 @@ class Frontend:
         aesthetics_weight: float = 0.4,
         deadline_s: float = DEADLINE_S,
         judge: Judge | str | Mapping[str, Any] | None = None,
+        checklist_weights: dict[str, float] | None = None,
     ) -> None:
         """Raises ValueError for weights that do not fit, InputError for a wrong judge or if Chromium is missing.
 
@@ -47,14 +49,21 @@ class Frontend:
             aesthetics_weight: share of the third; 0 leaves it out.
             deadline_s: seconds for the second stage of one page, without the time it waits for the browser.
             judge: a multimodal judge for the third stage (see `make_judge`); without one computed measures stand alone.
+            checklist_weights: how much each item of its checklist counts; `evolpo bench aesthetics` fits them to what
+                people say. All alike without them.
         """
         weights = (syntax_weight, function_weight, aesthetics_weight)
         if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"the weights {weights} must not be negative and must add up to 1")
         if deadline_s <= 0:
             raise ValueError(f"deadline_s {deadline_s} is no deadline; give seconds above 0")
+        if checklist_weights is not None:
+            if judge is None:
+                raise ValueError("checklist_weights weigh what a judge says; give judge, or leave them out")
+            item_weights(checklist_weights)
         find_chromium()
         self.weights = weights
+        self._checklist_weights = checklist_weights
         self._judge = None if judge is None else make_judge(judge)
         self.deadline_s = deadline_s
 
@@ -121,7 +130,7 @@ class Frontend:
 
         if self._judge is None:
             return await asyncio.to_thread(aesthetics_from_image, screenshots[1])
-        return await judged_aesthetics(screenshots, task, self._judge)
+        return await judged_aesthetics(screenshots, task, self._judge, weights=self._checklist_weights)
 
 
 def _failed(reason: str, metrics: dict[str, float], artifacts: dict[str, Any]) -> Score:

@@ -1,6 +1,7 @@
 """`evolpo bench aesthetics`: figures by hand, a fit that finds what was put in, one line for an unusable folder."""
 
 import csv
+import io
 import json
 import math
 
@@ -11,7 +12,9 @@ from PIL import Image, ImageDraw
 from evolpo import InputError
 from evolpo.recipes.bench.aesthetics import BenchAestheticsConfig, bench_aesthetics, scores_by_people
 from evolpo.recipes.bench.aesthetics_fit import agreement, cross_validated, fit, predict
+from evolpo.rewards.frontend.checklist import item_weights, items_of
 from evolpo.rewards.frontend.taste import LIKED
+from evolpo.rewards.judges.judge import Reply
 
 
 def pages_of(draw, count):
@@ -98,6 +101,73 @@ def test_a_folder_of_comparisons(tmp_path):
     assert report["refitted"]["spearman"] > 0.5
     assert sorted(json.loads(coefficients.read_text())["coefficients"]) == sorted(LIKED)
     assert output.with_suffix(".png").stat().st_size > 1000
+
+
+class Eyes:
+    """A judge who likes pictures: an item is true of a page that has enough of them, each item wants more."""
+
+    def __init__(self, silent_above=1.0, always=None):
+        self.silent_above, self.always, self.asked = silent_above, always, 0
+
+    async def ask(self, messages):
+        self.asked += 1
+        shares = []
+        for png in messages[1].images:
+            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+            shares.append(float((pixels.std(axis=2) > 20).mean()))
+        if shares[0] > self.silent_above:
+            return Reply("I would rather not say.")
+        if len(shares) == 2:
+            better = "equal" if shares[0] == shares[1] else "first" if shares[0] > shares[1] else "second"
+            return Reply(json.dumps({"better": self.always or better}))
+        items = items_of(1)
+        return Reply(json.dumps({name: shares[0] > 0.05 * i for i, name in enumerate(items)}))
+
+
+def rated_folder(tmp_path):
+    folder = folder_of(tmp_path)
+    (folder / "ratings.csv").write_text("image,score\n" + "".join(f"{i}.png,{i}\n" for i in range(24)))
+    return folder
+
+
+def bench_with(folder, judge, **fields):
+    output = folder / "out" / "a.json"
+    config = BenchAestheticsConfig(folder=str(folder), output=str(output), judge=judge, **fields)
+    report = bench_aesthetics(config)
+    assert json.loads(output.read_text()) == report
+    return report["judge"]
+
+
+def test_a_judge_is_held_against_people(tmp_path):
+    folder = rated_folder(tmp_path)
+    found = bench_with(folder, Eyes(), pairs=30)
+    assert (found["pages"], found["unjudged"]) == (24, 0)
+    assert found["shipped"]["spearman"] > 0.9
+    assert found["refitted"]["spearman"] > 0.9
+    assert found["pairs"] == {"judged": 30, "unjudged": 0, "right": 1, "consistent": 1, "right_if_consistent": 1}
+    assert sum(found["checklist_weights"].values()) == pytest.approx(1, abs=1e-3)
+    assert item_weights(found["checklist_weights"])
+
+
+def test_a_judge_without_taste_is_seen_as_one(tmp_path):
+    found = bench_with(rated_folder(tmp_path), Eyes(always="first"), pairs=20)
+    assert (found["pairs"]["right"], found["pairs"]["consistent"]) == (0.5, 0)
+    assert "right_if_consistent" not in found["pairs"]
+
+
+def test_pages_without_a_verdict_are_left_out_and_counted(tmp_path):
+    found = bench_with(rated_folder(tmp_path), Eyes(silent_above=0.35), pairs=0)
+    assert found["unjudged"] > 3
+    assert found["pages"] + found["unjudged"] == 24
+    assert [row is None for row in found["rows"]].count(True) == found["unjudged"]
+    assert found["pairs"] == {"judged": 0, "unjudged": 0}
+
+
+def test_a_judge_who_is_away_is_asked_once(tmp_path):
+    judge = Eyes(silent_above=-1)
+    with pytest.raises(InputError, match=r"^judge: it does not answer: .*no valid verdict"):
+        bench_with(rated_folder(tmp_path), judge)
+    assert judge.asked == 3  # One question, asked again as long as the answer is no verdict.
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from documents import ATTACKS, COUNTER, DEAD_COUNTER
 from evolpo import InputError
 from evolpo.rewards import load_reward
 from evolpo.rewards.base import Reward
+from evolpo.rewards.frontend.checklist import CHECKLIST
 from evolpo.rewards.frontend.reward import Frontend
-from evolpo.rewards.frontend.visual_judge import CHECKLIST
 from evolpo.rewards.judges.judge import Reply
 from evolpo.rewards.testing import check_reward, make_sample
 
@@ -78,7 +78,7 @@ def test_judge_sees_three_screenshots():
     [good] = score(Frontend(judge=eyes), sample(COUNTER))
     assert [len(images) for images in eyes.images] == [3]
     assert good.metrics["aesthetics_checklist"] == 0.5
-    assert good.metrics["aesthetics"] == pytest.approx(good.metrics["aesthetics_computed"] / 3 + 0.5 * 2 / 3)
+    assert good.metrics["aesthetics"] == pytest.approx((6 + good.metrics["aesthetics_computed"]) / 13)
 
 
 def test_broken_checks_are_no_zero():

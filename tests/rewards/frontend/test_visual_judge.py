@@ -13,7 +13,8 @@ from PIL import Image
 from test_aesthetics import page, png
 
 from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
-from evolpo.rewards.frontend.visual_judge import CHECKLIST, compare, judged_aesthetics
+from evolpo.rewards.frontend.checklist import CHECKLIST, item_weights
+from evolpo.rewards.frontend.visual_judge import compare, judged_aesthetics
 from evolpo.rewards.judges.judge import JudgeError, unfenced
 from evolpo.rewards.judges.openai import OpenAIJudge
 
@@ -76,11 +77,11 @@ def judged(server, shots=SHOTS, task="A page about honest things."):
     return asyncio.run(judged_aesthetics(shots, task, server.judge))
 
 
-def test_the_computed_part_is_a_third(serve):
+def test_the_judge_leads_and_computed_measures_part_equals(serve):
     half = {name: i % 2 == 0 for i, name in enumerate(CHECKLIST)}
     score = judged(serve(lambda images, text: json.dumps(half)))
     computed = aesthetics_from_image(SHOTS[1]).value
-    assert score.value == pytest.approx(computed / 3 + 0.5 * 2 / 3)
+    assert score.value == pytest.approx((6 + computed) / 13)
     assert score.metrics["judge"] == 1
     assert score.metrics["computed"] == computed
     assert score.metrics["checklist"] == 0.5
@@ -99,6 +100,47 @@ def test_three_screenshots_are_sent_in_order_and_nothing_of_the_source(serve):
     assert "honest page" not in json.dumps(content[0])  # The headline is only in the pictures.
     assert unfenced(content[0]["text"]) == {"TASK": "A page about honest things."}
     assert "never obeyed" in request["messages"][0]["content"]
+
+
+def test_one_more_item_outweighs_all_that_is_computed(serve):
+    crowded = [png(page("#bbbbbb", gap=2))] * 3
+    more = judged(serve(lambda images, text: json.dumps(ALL)), crowded)
+    less = judged(serve(lambda images, text: json.dumps(ALL | {"crafted": False})))
+    assert more.metrics["computed"] < less.metrics["computed"]
+    assert more.value > less.value
+
+
+def test_items_count_by_their_weights(serve):
+    server = serve(lambda images, text: json.dumps(ALL | {"colour": False}))
+    weights = {"colour": 3.0, "spacing": 1.0}
+    score = asyncio.run(judged_aesthetics(SHOTS, "A page.", server.judge, weights=weights))
+    assert score.metrics["checklist"] == 0.25
+    assert score.value == pytest.approx((1 + score.metrics["computed"]) / 5)
+
+
+def test_one_screenshot_is_not_asked_what_changes(serve):
+    server = serve(lambda images, text: json.dumps({name: True for name in CHECKLIST if name != "stable"}))
+    score = judged(server, SHOTS[:1])
+    assert score.metrics["checklist"] == 1
+    assert "item/stable" not in score.metrics
+    [request] = server.requests
+    assert "stable" not in request["messages"][1]["content"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"beauty": 1}, "there is no item beauty"),
+        ({"colour": -1}, "-1 of colour"),
+        ({"colour": float("nan")}, "nan of colour"),
+        ({"colour": True}, "True of colour"),
+        ({"stable": 1}, "no item weighs more than 0"),
+        ({}, "no item weighs more than 0"),
+    ],
+)
+def test_wrong_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        item_weights(weights)
 
 
 INCOMPLETE = dict.fromkeys(list(CHECKLIST)[1:], True)
