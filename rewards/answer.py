@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evolpo.rewards.answers import gym, symbolic
+from evolpo.rewards.answers import gym, overlooked, symbolic
 from evolpo.rewards.answers.accepted import accepted_answers
 from evolpo.rewards.answers.equal import same_answer
 from evolpo.rewards.answers.extract import boxed_contents, closing_text, extract_answer, says_nothing
@@ -67,9 +67,9 @@ def reasoning_gym_answer(sample: Sample, *, tolerant: bool = False) -> Score:
     """1 if reasoning-gym's own verifier of the task family gives the extracted answer full marks, else 0.
 
     Partial marks count 0, because a verifier gives some of them for mere resemblance; the marks are kept in the metric
-    `marks`. Nor do full marks for an answer that is wrong in a way which a verifier overlooks (`gym.wrong_for`). The
-    problem comes from `metadata["entry"]`, as reasoning-gym generated it; its family from
-    `metadata["entry"]["metadata"]["source_dataset"]`, else from `metadata["family"]`.
+    `marks`. Nor do full marks for an answer that is wrong in a way which a verifier overlooks
+    (`overlooked.wrong_for`). The problem comes from `metadata["entry"]`, as reasoning-gym generated it; its family
+    from `metadata["entry"]["metadata"]["source_dataset"]`, else from `metadata["family"]`.
 
     Args:
         sample: the response.
@@ -123,7 +123,7 @@ def _judged(family: str, answer: str, entry: Mapping[str, Any]) -> Score:
     except ComputationFailed as error:
         _try_reference(family, entry)
         return _at_fault(answer, error)
-    if marks >= 1.0 and (reason := gym.wrong_for(family, answer, entry)):
+    if marks >= 1.0 and (reason := overlooked.wrong_for(family, answer, entry)):
         return Score(0.0, metrics={"marks": marks}, artifacts={"answer": answer[:SHOWN], "reason": reason})
     return Score(float(marks >= 1.0), metrics={"marks": marks}, artifacts={"answer": answer[:SHOWN]})
 

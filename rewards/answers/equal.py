@@ -14,6 +14,7 @@ from evolpo.rewards.answers.notation import (
     has_words,
     is_text,
     ratio_form,
+    ratio_terms,
     row_form,
     score_form,
     split_parts,
@@ -21,7 +22,8 @@ from evolpo.rewards.answers.notation import (
     word_list,
 )
 from evolpo.rewards.answers.numbers import Number, compound, read_number, same_number, tolerance
-from evolpo.rewards.answers.spelling import alike, respelled, with_marks
+from evolpo.rewards.answers.sentences import said, spellings
+from evolpo.rewards.answers.spelling import alike, named, respelled, with_marks
 from evolpo.rewards.answers.symbolic import TooLarge, roughly_equal, same_formula
 from evolpo.rewards.answers.units import known_unit
 
@@ -53,6 +55,10 @@ _VARIABLE = re.compile(
     r"(?<![A-Za-z\\])[A-Za-df-hj-zA-DF-HJ-Z](?![A-Za-z])|\\(?:theta|alpha|beta|gamma|lambda|phi|omega|mu)"
 )
 _TRAILING_WORDS = re.compile(r"(?<=[\d})\sA-Za-z])\s((?:[A-Za-z]{2,}|[$€£])(?:[ /]?[A-Za-z]+)*(?:\s?\^\{?\d\}?)?)$")
+_A_NAME = re.compile(
+    r"[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\s?\([A-Za-z](?:, ?[A-Za-z])*\))?'*|\\(?!pi\b|infty)[A-Za-z]+|[A-Za-z ]+"
+    r"|D_\{\w{1,3}\}\s?(?:\(.*\)|\[.*\]|[A-Za-z]\([A-Za-z]\))"
+)
 _SPACED = re.compile(r"\d\s+\d")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
@@ -68,7 +74,7 @@ def same_answer(reference: str, answer: str) -> bool:
     """
     if len(answer) > MAX_CHARACTERS:
         raise TooLarge(f"{len(answer)} characters; at most {MAX_CHARACTERS} are read")
-    gold, given = alike(_cleaned(reference), respelled(clean(answer)))
+    gold, given = alike(_cleaned(reference), said(respelled(clean(answer))))
     if gold == given:
         return bool(gold)
     return _same(gold, given)
@@ -76,12 +82,14 @@ def same_answer(reference: str, answer: str) -> bool:
 
 @lru_cache(256)
 def _cleaned(reference: str) -> str:
-    return respelled(clean(reference))
+    return said(respelled(clean(reference)))
 
 
 def _same(gold: str, given: str) -> bool:
     if not given:
         return False
+    if (halves := spellings(given)) and all(_same(gold, half) for half in halves):
+        return True
     form, given_form = verbatim(gold), verbatim(given)
     if form or given_form:
         return _same_verbatim(form, given_form, gold, given)
@@ -95,7 +103,7 @@ def _same(gold: str, given: str) -> bool:
 
 
 def _same_verbatim(form: str | None, given_form: str | None, gold: str, given: str) -> bool:
-    if form == given_form:
+    if form == given_form or _ratio_is_fraction(form, given_form, gold, given):
         return True
     if form and (read := _FORMS.get(form.partition(" ")[0])):
         return read(gold) == read(given)
@@ -106,6 +114,22 @@ def _same_verbatim(form: str | None, given_form: str | None, gold: str, given: s
         return digits == given.lower()
     decimal = given_form is not None and given_form.startswith(("base 10:", "base ten:"))
     return decimal and digits is None and given_digits == gold.lower()
+
+
+def _ratio_is_fraction(form: str | None, given_form: str | None, gold: str, given: str) -> bool:
+    """Whether one is a fraction and the other its ratio; `1:30` is a time, unless the reference has these digits."""
+    if form is None and (number := read_number(gold)) and _is_fraction(number):
+        terms = ratio_terms(given)
+        same_digits = terms == (number.value.numerator, number.value.denominator)
+        is_ratio = str(given_form).startswith("ratio ") or same_digits
+        return len(terms) == 2 and is_ratio and terms[1] != 0 and Fraction(*terms) == number.value
+    if form and form.startswith("ratio ") and (number := read_number(given)) and _is_fraction(number):
+        return ratio_terms(form.removeprefix("ratio ")) == (number.value.numerator, number.value.denominator)
+    return False
+
+
+def _is_fraction(number: Number) -> bool:
+    return number.decimals is None and number.value.denominator > 1 and not (number.percent or number.unit)
 
 
 def _is_the_number(gold: Number, gold_text: str, given: str) -> bool:
@@ -128,7 +152,17 @@ def _equation_gives(gold: Number, gold_text: str, sides: Sequence[str]) -> bool:
     values = [side for side in sides if side and not _is_label(side)]
     right = [side for side in values if _is_the_number(gold, gold_text, side)]
     plain = _plain_formula(gold, gold_text)
-    return bool(right) and all(side in right or roughly_equal(_without_unit(side), plain) for side in values)
+    return bool(right) and all(side in right or _agrees(side, gold, plain) for side in values)
+
+
+def _agrees(side: str, gold: Number | None, plain: str) -> bool:
+    """Whether a side of an equation is the reference, perhaps rounded on the way; a whole number is not rounded."""
+    number = read_number(side, answer=True)
+    if number is None or gold is None:
+        return roughly_equal(_without_unit(side), plain)
+    decimals = [one.decimals + 2 * one.percent for one in (number, gold) if one.decimals is not None]
+    values = [one.value / 100 if one.percent else one.value for one in (number, gold)]
+    return abs(values[0] - values[1]) <= (Fraction(10) ** -min(decimals) if decimals else 0)
 
 
 def _sides(text: str) -> list[str]:
@@ -145,6 +179,7 @@ def _sides(text: str) -> list[str]:
 
 def _is_label(side: str) -> bool:
     """Whether a side of an equation names a thing and gives no number; 2x and x^2 are not what x is."""
+    side = named(with_marks(side))
     if read_number(side, answer=True) is not None or _ONE_TERM.fullmatch(side) or _of_a_variable(side):
         return False
     return bool(_VARIABLE.search(side)) or is_text(side) or has_words(side)
@@ -208,13 +243,12 @@ def _is_collection(text: str) -> bool:
 
 def _same_formula(gold: str, given: str) -> bool:
     """Compare two formulas, without labels before and units behind them."""
-    gold, given = _MEMBER.sub("", gold), _MEMBER.sub("", given)
+    gold, given = with_marks(_MEMBER.sub("", gold)), with_marks(_MEMBER.sub("", given))
     sides, given_sides = _sides(gold), _sides(given)
     relation = bool(_RELATION.search(gold) or _RELATION.search(given))
     if len(sides) == 2 and not relation and _names(sides[0]):
         if len(given_sides) == 2 and _names(given_sides[0]):
             same_name = as_words(sides[0]) == as_words(given_sides[0])
-            same_name = same_name and sides[0].count("'") == given_sides[0].count("'")
             return same_name and _same(sides[1], given_sides[1]) and not re.search(r"\d", sides[0] + given_sides[0])
         if len(given_sides) == 1:
             return _same(sides[1], given)
@@ -226,7 +260,6 @@ def _same_formula(gold: str, given: str) -> bool:
     if is_text(given) or has_words(gold) or has_words(given):
         return as_words(gold) == as_words(given)
     rounded = read_number(given)
-    gold, given = with_marks(gold), with_marks(given)
     return same_formula(gold, given, tolerance(rounded) if rounded else Fraction(0))
 
 
@@ -239,17 +272,12 @@ def _chain_gives(gold: str, sides: Sequence[str]) -> bool:
     others = [side for side in values if side not in right]
     if _VARIABLE.search(gold):
         return sides[-1] in right and not others
-    return all(roughly_equal(_without_unit(side), _without_unit(gold)) for side in others)
+    return all(_agrees(side, read_number(gold), _without_unit(gold)) for side in others)
 
 
 def _names(side: str) -> bool:
     """Whether a side of an equation is a name: `x`, `f(x)`, `AB`, `Area`."""
-    return side != "e" and bool(
-        re.fullmatch(
-            r"[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\s?\([A-Za-z](?:, ?[A-Za-z])*\))?'*|\\(?!pi\b|infty)[A-Za-z]+|[A-Za-z ]+",
-            side,
-        )
-    )
+    return side != "e" and bool(_A_NAME.fullmatch(named(side)))
 
 
 def _without_unit(text: str) -> str:

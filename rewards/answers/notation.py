@@ -121,11 +121,14 @@ def _open_list_or_code(text: str) -> str | None:
 
 def ratio_form(text: str) -> str | None:
     """The form of a ratio of whole numbers in lowest terms; None if the text is none."""
-    if not _RATIO.fullmatch(text):
-        return None
-    terms = [int(term) for term in text.split(":")]
+    terms = ratio_terms(text)
     divisor = math.gcd(*terms) or 1
-    return "ratio " + ":".join(str(term // divisor) for term in terms)
+    return "ratio " + ":".join(str(term // divisor) for term in terms) if terms else None
+
+
+def ratio_terms(text: str) -> tuple[int, ...]:
+    """The terms of a ratio of whole numbers, as they are written; empty if the text is none."""
+    return tuple(int(term) for term in text.split(":")) if _RATIO.fullmatch(text) else ()
 
 
 def score_form(text: str) -> str | None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from evolpo.rewards.answers.number_words import number_in_words
 from evolpo.rewards.answers.units import Unit, contrary_units, known_unit
 
 MAX_DIGITS = 1_000
@@ -71,7 +72,6 @@ incorrect oder ou except unless greater smaller larger at least most up down wit
 february march april may june july august september october november december ppm ppb doubled tripled quadrupled halved
 """
 _NOT_IN_UNITS = frozenset(_NO_UNIT.split())
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _MAX_UNIT_WORDS = 5
 _MAX_UNIT_CHARACTERS = 80
 
@@ -105,8 +105,8 @@ def read_number(text: str, answer: bool = False) -> Number | None:
         answer: it is compared with a number: a comma may be a decimal one (`3,14`), and a single letter directly behind
             the digits a unit (`5m`). In a reference they are a list and a product.
     """
-    if answer and text.lower() in _WORDS:
-        return Number(Fraction(_WORDS.index(text.lower())))
+    if answer and text[:1].isalpha() and (words := number_in_words(text)) is not None:
+        return Number(words)
     head = _HEAD.match(text)
     assert head is not None
     found = _NUMBER.match(text, head.end())

@@ -6,7 +6,7 @@ import re
 
 MAX_CHARACTERS = 500
 """Of a text in which `\\over` is looked for."""
-_TO_RESPELL = re.compile(r"[{)✓✔✅☑]|\\(?:check|colo|[lL]arge|LARGE|huge|normal|small|bf|rm|it|d?binom|over)|pi|1i")
+_TO_RESPELL = re.compile(r"^\||[{)✓✔✅☑]|\\(?:check|colo|[lL]arge|LARGE|huge|normal|small|bf|rm|it|d?binom|over)|pi|1i")
 _COLOUR = re.compile(r"\\(?:textcolor\s*\{[^{}]*\}|colou?r\s*\{[^{}]*\})\s*")
 _TICK = re.compile(r"\s*(?:\\checkmark(?![A-Za-z])|[✓✔✅☑]\ufe0f?)\s*$")
 _SIZE = re.compile(r"\\(?:large|Large|LARGE|huge|Huge|normalsize|small|bf|rm|it)(?![A-Za-z])\s*")
@@ -23,11 +23,20 @@ _SIDE = re.compile(rf"[A-Za-z]\s*(<|>|\\lt(?![A-Za-z])|\\gt(?![A-Za-z])|\\le(?![
 _COORDINATES = re.compile(r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)\s*=\s*(?=\()")
 _INTERVAL = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
 
+_D = r"(?:d|\\partial)"
+_ORDER = r"(?:\s?\^\s?\{?(?P<%s>\d)\}?)?"
 _DERIVATIVE = re.compile(
-    r"\\frac\s*\{\s*(?:d|\\partial)\s*([A-Za-z])\s*\}\s*\{\s*(?:d|\\partial)\s*([A-Za-z])\s*\}"
-    r"|(?<![A-Za-z])d([A-Za-z])\s?/\s?d([A-Za-z])(?![A-Za-z])"
+    rf"\\frac\s*\{{\s*{_D}{_ORDER % 'order'}\s*(?P<of>[A-Za-z]?)\s*\}}"
+    rf"\s*\{{\s*{_D}\s*(?P<by>[A-Za-z]){_ORDER % 'same'}\s*\}}"
+    r"|(?<![A-Za-z])d(?P<of_plain>[A-Za-z])\s?/\s?d(?P<by_plain>[A-Za-z])(?![A-Za-z])"
 )
-_TO_MARK = re.compile(r"\bd[A-Za-z]\b|d[A-Za-z]\s*\}|partial|prime|'|\^\s?\{?\s?(?:T|\\top|\\intercal)")
+_MEASURED = re.compile(
+    r"\\(?:overline|overrightarrow|overleftrightarrow|vec|hat|bar|widehat|widetilde|mathbf)\s*\{\s*([A-Za-z]{1,4})\s*\}"
+    r"|\\(?:triangle|angle|measuredangle)\s*([A-Za-z]{1,4})(?![A-Za-z])"
+    r"|(?:\\[lr]?vert|\|)\s*([A-Z]{1,4})\s*(?:\\[lr]?vert(?![A-Za-z])|\|)|\\\|\s*([A-Za-z]{1,2})\s*\\\|"
+)
+_MEASURED_IS = re.compile(rf"^(?:{_MEASURED.pattern})(?=\s*=)")
+_TO_MARK = re.compile(r"\bd[A-Za-z]\b|d[A-Za-z]?\s*[\^}]|partial|prime|'|\^\s?\{?\s?(?:T|\\top|\\intercal)")
 _PRIME = re.compile(r"(?<![A-Za-z\\])([A-Za-z])((?:'|\^\s?\{?\s?\\prime\s?\}?)+)")
 _TRANSPOSED = re.compile(r"(?<![A-Za-z\\])([A-Z])\s?\^\s?\{?\s?(T|\\top|\\intercal)(?![A-Za-z])\s?\}?")
 
@@ -36,6 +45,7 @@ def respelled(text: str) -> str:
     """A cleaned answer without colours and ticks, with fractions, constants and sets as LaTeX has them."""
     if not _TO_RESPELL.search(text):
         return text
+    text = _MEASURED_IS.sub(lambda match: named(match.group()), text)
     text = _SIZE.sub("", _COLOUR.sub("", _TICK.sub("", text))).strip()
     if r"\over" in text and len(text) <= MAX_CHARACTERS:
         text = _OVER.sub(lambda match: rf"\frac{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}", text)
@@ -77,6 +87,19 @@ def with_marks(formula: str) -> str:
     """The formula with names for what a parser drops or cancels: derivatives, primes, transposed matrices."""
     if not _TO_MARK.search(formula):
         return formula
-    formula = _DERIVATIVE.sub(lambda match: f"D_{{{match[1] or match[3]}{match[2] or match[4]}}}", formula)
+    formula = _DERIVATIVE.sub(_derivative, formula)
     formula = _PRIME.sub(lambda match: f"{match[1]}_{{{'p' * match[2].count(chr(39)) or 'p'}}}", formula)
     return _TRANSPOSED.sub(r"\1_{T}", formula)
+
+
+def _derivative(match: re.Match[str]) -> str:
+    order = "" if match["order"] in (None, "1") else match["order"]
+    return f"D_{{{order}{match['of'] or match['of_plain'] or ''}{match['by'] or match['by_plain']}}}"
+
+
+def named(side: str) -> str:
+    """A side of an equation with a plain name for what is measured: `AB` for `|AB|`, `\\overline{AB}`, `\\angle AB`.
+
+    Bars around a small letter are left: `|x| = 3` does not say what x is.
+    """
+    return _MEASURED.sub(lambda match: next(filter(None, match.groups())), side)

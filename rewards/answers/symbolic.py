@@ -29,6 +29,9 @@ _LONG_NUMBER = re.compile(r"\d{301}")
 _HUGE = re.compile(
     r"\^\s*\{?\s*\(?-?\d{6}|\d{5,}\s*!|!\s*\)?\s*!|\^\s*\{?\s*\d+\s*\}?\s*\^|\^\s*\{[^{}]*\^\s*\{?[^{}]*\^"
 )
+_BEFORE_BRACKET = re.compile(r"(?<![\w.^\\])(\d++(?:\.\d++)?)\s*(?=[(\[])")
+_BRACKETED_NUMBER = re.compile(r"(?<![\w\\^}])([(\[]\s*-?\d++(?:\.\d+)?\s*[)\]])\s*(?=[\d(\[]|\\frac)")
+_RUN_TOGETHER = re.compile(r"(?<![\w.^\\])\d[\d.]*+\s+\d|(?<![\w.^\\])\d++\s*\\?\{")
 PRECISION = 40
 EXACT = Fraction(1, 10**25)
 """Relative difference of two numbers that were worked out to `PRECISION` digits and are the same."""
@@ -137,10 +140,16 @@ def _parser() -> Callable[..., Any]:
 
 @functools.lru_cache(256)
 def _parsed(text: str) -> Any:
-    """The sympy object of a formula, or None if all of it cannot be parsed."""
+    """The sympy object of a formula, or None if all of it cannot be parsed.
+
+    The parser takes any two numbers that stand together for a mixed one: `2(4)` for 6. They are a product, or nothing.
+    """
     from latex2sympy2_extended import NormalizationConfig, normalize_latex
     from math_verify.grader import should_treat_as_complex
 
+    if _RUN_TOGETHER.search(text):
+        return None
+    text = _BRACKETED_NUMBER.sub(r"\1 \\cdot ", _BEFORE_BRACKET.sub(r"\1 \\cdot ", text))
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     try:
         normal = normalize_latex(text, config)

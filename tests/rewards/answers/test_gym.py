@@ -11,7 +11,7 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS, get_score_answer_fn
 
 from evolpo.rewards.answer import reasoning_gym_answer
-from evolpo.rewards.answers import gym, sealed
+from evolpo.rewards.answers import gym, overlooked, sealed
 from evolpo.rewards.testing import make_sample
 
 FAMILIES = sorted(set(DATASETS) - {"composite"})  # The last is a mixture of others.
@@ -246,6 +246,72 @@ def test_who_denies_or_goes_on_has_not_answered(family):
     for form in [*forms, "{0}, {1}", "{0}\n{1}", "{1}\n{0}", ""]:
         got = score(entry, f"<answer>{form.format(right, other)}</answer>")
         assert (got.value or 0.0, got.unscored) == (0.0, False), form
+
+
+BOXNET = {
+    "answer": None,
+    "metadata": {
+        "source_dataset": "boxnet",
+        "initial_state": {"0.5_0.5": ["box_red"], "0.5_1.5": ["target_red"]},
+    },
+    "question": "",
+}
+RUSH_HOUR = {
+    "answer": None,
+    "metadata": {"source_dataset": "rush_hour", "board_config": "oooooooooooooooAAooooooooooooooooooo"},
+    "question": "",
+}
+MOVES = '[{"Agent[0.5, 0.5]": "move(box_red, square[0.5, 1.5])"}, {"Agent[0.5, 1.5]": "move(box_red, target_red)%s"}]'
+
+
+def solved(family):
+    """A problem of a family with several answers, one that is right, and what shows that another one is not."""
+    if family == "boxnet":
+        return BOXNET, MOVES % ""
+    if family == "rush_hour":
+        return RUSH_HOUR, "A+1"
+    [entry] = entries(family, 11, 1)
+    known = entry["metadata"]
+    if family == "graph_color":
+        return entry, json.dumps(known["possible_answer"])
+    return entry, known.get("example_correct_answer") or known.get("example_answer") or entry["answer"]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [*sorted(overlooked.LANGUAGES), "boxnet", "graph_color", "knights_knaves", "letter_jumble", "spell_backward"],
+)
+def test_an_answer_is_nothing_else_where_a_verifier_skips_what_it_does_not_know(family):
+    entry, right = solved(family)
+    assert score(entry, f"<answer>{right}</answer>").value == 1.0
+    doubts = [
+        "not {0}",
+        "I doubt {0}",
+        "anything but {0}",
+        "{0} qqq",
+        "qqq {0}",
+        "{0}?",
+        "\u00ac{0}",
+        "-{0}",
+        "{0} or {0}",
+    ]
+    for form in [*doubts, "{0} = {0}", "{0}; or else none", "If {0}", "[{0}, {0}]", "{0} | {0}"]:
+        if (family, form) != ("propositional_logic", "\u00ac{0}"):  # a statement of its own
+            assert score(entry, f"<answer>{form.format(right)}</answer>").value == 0.0, form
+
+
+def test_moves_with_an_afterthought_and_keys_that_stand_twice():
+    for afterthought in (" not", ", or move(box_red, square[0.5, 0.5])"):
+        assert score(BOXNET, f"<answer>{MOVES % afterthought}</answer>").value == 0.0
+    entry, right = solved("graph_color")
+    first = next(iter(json.loads(right)))
+    assert score(entry, f'<answer>{right[:-1]}, "{first}": {json.loads(right)[first]}}}</answer>').value == 0.0
+
+
+def test_a_premise_is_no_conclusion():
+    for entry in entries("propositional_logic", 3, 5):
+        for premise in entry["metadata"]["premises"]:
+            assert score(entry, f"<answer>{premise}</answer>").value == 0.0
 
 
 @pytest.mark.parametrize("family", ["countdown", "simple_integration", "polynomial_multiplication"])
