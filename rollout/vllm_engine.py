@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,19 @@ def set_environment(threads: int) -> None:
         os.environ.setdefault(name, value)
 
 
+@contextmanager
+def _rank_in_environment() -> Iterator[None]:
+    """The rank of a trainer beside the engine where vLLM looks for it; what is started later must not inherit it."""
+    own = {"RANK": str(torch.distributed.get_rank())} if torch.distributed.is_initialized() else {}
+    added = {name: value for name, value in own.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
 def hide_llvmlite() -> None:
     """Let vLLM's CPU build start beside numba, which whoever draws or computes intervals may have imported.
 
@@ -72,27 +86,30 @@ class VllmEngine:
         from vllm import LLM
 
         register_ling()
-        beside_trainer = torch.distributed.is_initialized() and "RANK" in os.environ
+        beside_trainer = torch.distributed.is_initialized()
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if beside_trainer else {}
         if torch.cuda.is_available():
             extra["enable_sleep_mode"] = True
         else:
             extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
+            # Latent attention as every CPU has it: what vLLM takes where there is AMX knows bf16 alone.
+            extra["attention_config"] = {"backend": "CPU_MLA"}
             # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
             extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
-        self.llm = LLM(
-            model=str(model),
-            dtype=DTYPES[precision],
-            seed=seed,
-            max_model_len=max_model_tokens,
-            enforce_eager=not config.compile,
-            kv_cache_memory_bytes=int(config.kv_cache_gb * GIB),
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
-            hf_overrides=completed,
-            **extra,
-        )
+        with _rank_in_environment():
+            self.llm = LLM(
+                model=str(model),
+                dtype=DTYPES[precision],
+                seed=seed,
+                max_model_len=max_model_tokens,
+                enforce_eager=not config.compile,
+                kv_cache_memory_bytes=int(config.kv_cache_gb * GIB),
+                enable_prefix_caching=True,
+                use_tqdm_on_load=False,
+                logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
+                hf_overrides=completed,
+                **extra,
+            )
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.special_tokens = config.special_tokens
         model_config = self.llm.llm_engine.model_config

@@ -24,13 +24,12 @@ def init_distributed() -> tuple[int, int]:
         # Compiled on first use where it is compatible; gloo does the same without a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            os.environ.setdefault(name, value)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it.
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if os.environ["WORLD_SIZE"] == "1":
-            # One rank has nobody to meet: no port that another process may hold, and none that children inherit.
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            # One rank has nobody to meet: no port that another process may hold, and no rank that children inherit.
             store = HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(minutes=30))
