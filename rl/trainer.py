@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class Trainer(Ranks):
         self.tokenizer = load_tokenizer(model_path)
         check_supported(self.policy)
         if config.fp8:
-            from evolpo.model.fp8 import use_fp8
+            from evolpo.model.fp8.layers import use_fp8
 
             use_fp8(self.policy.model)
         if config.activation_checkpointing:
@@ -154,14 +154,15 @@ class Trainer(Ranks):
         passes = int(self.max_over_ranks(len(plan)))
         if passes == 0:
             return  # no group of any rank carries a signal
-        for index in range(passes):
-            if index < len(plan):
-                micro = collate(rows, plan[index], self.device)
-                with self._safeguards(totals, watched=index == 0):
-                    self._accumulate(micro, loss, denominator, old, result, totals)
-            else:
-                logprobs, *_ = self.engine(collate([NO_ROW], [[0]], self.device))
-                self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
+        with self._weights_at_rest():
+            for index in range(passes):
+                if index < len(plan):
+                    micro = collate(rows, plan[index], self.device)
+                    with self._safeguards(totals, watched=index == 0):
+                        self._accumulate(micro, loss, denominator, old, result, totals)
+                else:
+                    logprobs, *_ = self.engine(collate([NO_ROW], [[0]], self.device))
+                    self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
         self.engine.step()
@@ -229,13 +230,24 @@ class Trainer(Ranks):
         _store(result.old_logprobs, micro, old_logprobs)
         _store(result.log_ratios, micro, logprobs.detach() - old_logprobs)
 
+    def _weights_at_rest(self) -> AbstractContextManager[None]:
+        """The passes of one optimizer step: under FP8 each weight is quantised once for all of them.
+
+        Not in ZeRO stage 3, where a weight is whole for the moment of its layer only.
+        """
+        if not self.config.fp8 or self.config.zero_stage == 3:
+            return nullcontext()
+        from evolpo.model.fp8.held import hold_weights
+
+        return hold_weights()
+
     @contextmanager
     def _safeguards(self, totals: Totals, watched: bool) -> Iterator[None]:
         """Now and then, watch how well tensors survive FP8 in one micro-batch."""
         if not (self.config.fp8 and watched and self.updates % SAFEGUARDS_EVERY == 0):
             yield
             return
-        from evolpo.model.fp8 import watch
+        from evolpo.model.fp8.safeguards import watch
 
         with watch() as seen:
             yield

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from evolpo import InputError
 from evolpo.model.config import preset
 from evolpo.model.experts import Experts
-from evolpo.model.fp8 import Safeguards, use_fp8, watch
+from evolpo.model.fp8.layers import use_fp8
+from evolpo.model.fp8.safeguards import Safeguards, watch
 from evolpo.model.ling import BailingMoeV2ForCausalLM
 from evolpo.model.nano import make_tokenizer
 from evolpo.recipes.runs.checks import check_positive

@@ -8,18 +8,11 @@ from small_ling import make_ling
 from torch import nn
 
 from evolpo.model.experts import Experts
-from evolpo.model.fp8 import (
-    TILE,
-    Fp8Experts,
-    Fp8Linear,
-    fp8_product,
-    quantise_blocks,
-    quantise_features,
-    quantise_tokens,
-    token_tiles,
-    use_fp8,
-    watch,
-)
+from evolpo.model.fp8.formats import TILE, quantise_blocks, quantise_features, quantise_tokens, token_tiles
+from evolpo.model.fp8.held import hold_weights
+from evolpo.model.fp8.layers import Fp8Experts, Fp8Linear, use_fp8
+from evolpo.model.fp8.product import fp8_product
+from evolpo.model.fp8.safeguards import watch
 
 
 def cast(x):
@@ -167,6 +160,17 @@ def test_layers_with_one_input_keep_it_once():
     assert together - alone < 1024  # the rows of the tiles, a few integers a layer
     other = kept_bytes(lambda: layers[0](x) + layers[1](x + 1))
     assert other > 1.9 * alone
+
+
+def test_a_weight_is_quantised_once_while_it_is_held():
+    layer = nn.Linear(256, 128, bias=False)
+    use_fp8(nn.Sequential(layer))
+    x = draw(16, 256)
+    with hold_weights():
+        first = layer(x)
+        layer.weight.data.mul_(2)  # the way in which DeepSpeed writes: no version tells of it
+        assert torch.equal(layer(x), first)
+    torch.testing.assert_close(layer(x), 2 * first)
 
 
 def test_an_input_that_changed_in_place_is_quantised_anew():
