@@ -9,8 +9,8 @@ the whole way back.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ import numpy as np
 from evolpo import InputError
 from evolpo.rollout.data.cells import check_row, column
 from evolpo.rollout.data.files import read_rows
-from evolpo.rollout.data.messages import Message, as_messages, system_of, transcript, without_reply
+from evolpo.rollout.data.messages import Message, as_messages, as_tools, system_of, transcript, without_reply
 from evolpo.rollout.prompts import BOXED, INSTANT_MODE, Problem, user_message
 
 DEEP_MODE = "detailed think on"
+PATH = "path"
+"""The field that names the file of examples."""
 Mode = Literal["direct", "sentences", "deep", "given"]
 
 _TERM = re.compile(r"-?\d+")
@@ -42,6 +44,10 @@ class Example:
     """How the response was made: `given` if it was read from a file."""
     turns: tuple[Message, ...] = ()
     """The conversation before the response, where the file has messages; goes through the chat template as it is."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """JSON schemas of the tools that the chat template is to offer."""
+    place: str = field(default="", compare=False)
+    """Where it stands in its file, for messages."""
 
 
 def dft_examples(
@@ -100,36 +106,43 @@ def read_examples(path: str) -> list[Example]:
     Raises:
         InputError: the file is missing, malformed or empty, or a column is not there or holds no text.
     """
-    examples = [_read_example(row, place) for place, row in read_rows(path, "data.path")]
+    examples = [_read_example(row, place) for place, row in read_rows(path, PATH)]
     if not examples:
-        raise InputError(f"data.path: {path} holds no example; give one JSON object a line, with prompt and response")
+        raise InputError(f"{PATH}: {path} holds no example; give one JSON object a line, with prompt and response")
     return examples
 
 
 def _read_example(row: dict[str, Any], place: str) -> Example:
-    check_row(row, place, "data.path")
+    check_row(row, place, PATH)
+    tools = as_tools(row.get("tools"), place, PATH)
     for name in ("messages", "conversations"):
-        messages = as_messages(row.get(name), place, "data.path")
+        messages = as_messages(row.get(name), place, PATH)
         if messages is not None:
-            return _last_turn(messages, place, name)
-    turns = as_messages(row.get("prompt"), place, "data.path")
-    prompt = transcript(turns) if turns else column(row, "prompt", place, "data.path")
-    texts = {"prompt": prompt, "response": column(row, "response", place, "data.path")}
+            return replace(_last_turn(messages, place, name), tools=tools, place=place)
+    turns = as_messages(row.get("prompt"), place, PATH)
+    prompt = transcript(turns) if turns else column(row, "prompt", place, PATH)
+    texts = {"prompt": prompt, "response": column(row, "response", place, PATH)}
     texts["system"] = row.get("system", INSTANT_MODE)
     for name, text in texts.items():
         if not isinstance(text, str) or (name != "system" and not text.strip()):
-            raise InputError(f"data.path: {place}: column {name!r} holds {text!r}; it must hold text")
+            raise InputError(f"{PATH}: {place}: column {name!r} holds {text!r}; it must hold text")
     if turns and "system" in row and system_of(turns) is None:
         turns = ({"role": "system", "content": texts["system"]}, *turns)
-    return Example(texts["system"], texts["prompt"], texts["response"], turns=turns or ())
+    return Example(texts["system"], texts["prompt"], texts["response"], turns=turns or (), tools=tools, place=place)
 
 
 def _last_turn(messages: tuple[Message, ...], place: str, name: str) -> Example:
     asked = without_reply(messages)
     if len(asked) != len(messages) - 1 or not asked:
         message = f"column {name!r} does not end with one turn of the assistant after another's, which is the response"
-        raise InputError(f"data.path: {place}: {message}")
-    return Example(system_of(asked) or "", transcript(asked), str(messages[-1]["content"]), turns=asked)
+        raise InputError(f"{PATH}: {place}: {message}")
+    response = str(messages[-1]["content"])
+    if not response.strip():
+        calls = ", but calls of tools, which are not learnt" if messages[-1].get("tool_calls") else ""
+        raise InputError(
+            f"{PATH}: {place}: the last message of column {name!r} holds no text{calls}; leave the row out"
+        )
+    return Example(system_of(asked) or "", transcript(asked), response, turns=asked)
 
 
 def _example(problem: Problem, mode: Mode, steps: str, total: int, instruction: str) -> Example:

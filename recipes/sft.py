@@ -8,6 +8,7 @@ Source of DFT: Ling 2.0 report (arXiv 2510.22115) section 4.1.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -39,10 +40,14 @@ from evolpo.rl.logs.progress import Progress
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
-from evolpo.rollout.data.chat import message_tokens, two_messages
+from evolpo.rollout.data.chat import message_text, reach_of, text_tokens, two_messages
 from evolpo.rollout.data.problem import normalise
+from evolpo.rollout.data.reach import Reach
 from evolpo.rollout.ends import answer_end
 from evolpo.rollout.prompts import DataConfig, Problem, split_heldout
+from evolpo.rollout.sources import Note
+
+logger = logging.getLogger(__name__)
 
 
 class NegativeLogLikelihood:
@@ -86,8 +91,8 @@ def sft(config: SftConfig) -> Path:
         examples, heldout = load_examples(config)
         progress.note(f"{len(examples)} examples to train on, {len(heldout)} held out")
         run, start, trainer = _begin(config, examples, progress, stop, stack)
-        rows = [encode_example(example, trainer.tokenizer, config.data) for example in examples]
-        heldout_rows = [encode_example(example, trainer.tokenizer, config.data) for example in heldout]
+        rows = encode_examples(examples, trainer.tokenizer, config.data, progress.note)
+        heldout_rows = encode_examples(heldout, trainer.tokenizer, config.data, progress.note)
         resumed = start or None
         writer = stack.enter_context(MetricsWriter(run, config.logger, resumed)) if trainer.rank == 0 else None
         stop.begin()
@@ -282,13 +287,26 @@ def _draw_heldout(examples: Sequence[Example], size: int, seed: int) -> tuple[li
     return kept, heldout
 
 
-def encode_example(example: Example, tokenizer: Any, data: DataConfig | None = None) -> Row:
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Any, data: DataConfig | None = None, note: Note = logger.warning
+) -> list[Row]:
+    """Rows of examples; what of their prompts does not reach the model as it stands is noted, see `encode_problems`."""
+    reach = reach_of(tokenizer, data)
+    rows = [encode_example(example, tokenizer, data, reach) for example in examples]
+    for line in reach.notes():
+        note(line)
+    return rows
+
+
+def encode_example(example: Example, tokenizer: Any, data: DataConfig | None = None, reach: Reach | None = None) -> Row:
     """Prompt in the chat template as `data` has it; the response ended as the template ends it, or by the end token."""
     messages = example.turns or two_messages(example.system, example.prompt)
-    prompt = message_tokens(tokenizer, messages, data)
+    text = message_text(tokenizer, messages, data, example.tools)
+    if reach is not None:
+        reach.look(messages, example.tools, text, example.place)
     response = tokenizer(example.response, add_special_tokens=False)["input_ids"] + [answer_end(tokenizer)]
     size = len(response)
-    return Row(0, prompt, tuple(response), (0,) * size, 1.0, (0.0,) * size)
+    return Row(0, text_tokens(tokenizer, text, data), tuple(response), (0,) * size, 1.0, (0.0,) * size)
 
 
 def _batch(size: int, wanted: int, step: int, seed: int) -> Sequence[int]:

@@ -179,6 +179,13 @@ class RewardStack:
                 return f"rewards.components[{index}] ({one.name}) cannot judge it: {why}"
         return None
 
+    def failures_alone(self, group: Group) -> list[tuple[int, Failure]]:
+        """Each component on its own, gates and weights aside, on one group: which of them fail on a response, and why.
+
+        Returns index of the component and first failure of those that failed; what a component says is of no matter.
+        """
+        return self._service.run(self._failures_alone(group)).result()
+
     def finish(self, groups: Sequence[Group], columns: Sequence[list[list[Score]]]) -> list[Group]:
         """Rewards, metrics and the check of what stayed unscored, from the scores of all groups of a step."""
         by_component = [[score for group in columns for score in group[i]] for i in range(len(self._components))]
@@ -198,6 +205,18 @@ class RewardStack:
         self.unscored.add(groups, failures)
         rows = _rows(groups)
         return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
+
+    async def _failures_alone(self, group: Group) -> list[tuple[int, Failure]]:
+        samples = [Sample.of(group.prompt, response) for response in group.responses]
+        found = []
+        for index, one in enumerate(self._components):
+            if not one.judges(group.prompt.task):
+                continue
+            scores = await self._score_component(one.reward, samples, [range(len(samples))], [True] * len(samples))
+            failed = next((score for score in scores if score.unscored), None)
+            if failed is not None:
+                found.append((index, Failure(one.name, one.use, one.reward.scope == "group", failed)))
+        return found
 
     async def _score_components(self, samples: Sequence[Sample], rows: Sequence[range], task: str) -> list[list[Score]]:
         judging = [one for one in self._components if one.judges(task)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,12 @@ from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
 from evolpo.recipes.runs.folder import check_name, writable_folder
 from evolpo.recipes.runs.launch import local_processes
-from evolpo.rewards.stack import RewardsConfig, RewardStack
+from evolpo.rewards.stack import RewardStack
 from evolpo.rl.data import Group, Prompt, Response
-from evolpo.rollout.prompts import DataConfig, Problem, encode_prompt, split_heldout
+from evolpo.rollout.prompts import Problem, encode_problems, split_heldout
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """A problem with its prompt, and where it comes from."""
-
-    source: str
-    """Full name of its source, such as `data.train[0]`."""
-    problem: Problem
-    prompt: Prompt
+Encoded = tuple[Problem, Prompt]
+"""A problem with its prompt."""
 
 
 def dry_run(config: TrainConfig) -> str:
@@ -50,91 +43,60 @@ def dry_run(config: TrainConfig) -> str:
     train, heldout = split_heldout(config.data, config.seed, notes.append)
     check_levels(config.curriculum, train, config.rollout.max_response_tokens, config.steps)
     tokenizer = load_tokenizer(model)
-    own = "data.heldout" if config.data.heldout else "data.train"
-    encoded = encode(train, "data.train", tokenizer, config.data)
-    judged = encode(heldout, own, tokenizer, config.data)
-    lengths = [len(one.prompt.token_ids) for one in (*encoded, *judged)]
-    tokens = describe_lengths(lengths, config.data.max_prompt_tokens)
-    _check_fit(config, train, heldout)
-    try_rewards(config, first_of_each_source([*encoded, *judged]))
+    own, name = ("data.heldout", "data.heldout") if config.data.heldout else ("data.train", "data.train, held out")
+    kept = encode_problems(train, tokenizer, config.data, notes.append)
+    judged = encode_problems(heldout, tokenizer, config.data, notes.append, name)
+    with closing(RewardStack(config.rewards)) as rewards:
+        check_component(config.evaluation, rewards.names)
+        check_rewards(rewards, config.data, train, heldout)
+        for field, pairs in (("data.train", kept), (own, judged)):
+            try_rewards(rewards, field, first_of_each_source(pairs), config.responses_per_prompt)
     context = context_tokens(model)
     return "\n".join(
         [
             f"model {model}",
             *notes,
-            tokens,
+            describe_lengths([len(prompt.token_ids) for _, prompt in (*kept, *judged)]),
             f"context of the model: {context or 'unknown'} tokens",
             config.describe_batch(world),
             *(f"warning: {warning}" for warning in config.warnings()),
             "the first prompt, as the model sees it:",
-            shown(encoded, tokenizer, config.data.max_prompt_tokens),
+            shown(kept[0][1], tokenizer),
             "configuration is fine",
         ]
     )
 
 
-def encode(problems: Sequence[Problem], field: str, tokenizer: Any, config: DataConfig) -> list[Encoded]:
-    """All problems inside the chat template, whatever their length; `field` is the list that their sources are in."""
-    return [
-        Encoded(f"{field}[{problem.source}]", problem, encode_prompt(problem, tokenizer, config))
-        for problem in problems
-    ]
-
-
-def describe_lengths(lengths: Sequence[int], limit: int) -> str:
-    """Tokens a prompt in a line, and how many prompts are over the limit.
-
-    Raises:
-        InputError: all of them are.
-    """
-    dropped = sum(length > limit for length in lengths)
-    if dropped == len(lengths):
-        raise InputError(
-            f"data.max_prompt_tokens: all {len(lengths)} prompts are longer than {limit} tokens; "
-            f"set at least {min(lengths)}"
-        )
+def describe_lengths(lengths: Sequence[int]) -> str:
+    """Tokens a prompt in a line."""
     middle, long = np.percentile(lengths, [50, 99])
-    return f"tokens a prompt: p50 {middle:.0f}, p99 {long:.0f}, longest {max(lengths)}; {dropped} over {limit} dropped"
+    return f"tokens a prompt: p50 {middle:.0f}, p99 {long:.0f}, longest {max(lengths)}"
 
 
 def first_of_each_source(encoded: Iterable[Encoded]) -> list[Encoded]:
     """One problem of each source."""
-    found: dict[str, Encoded] = {}
+    found: dict[int, Encoded] = {}
     for one in encoded:
-        found.setdefault(one.source, one)
+        found.setdefault(one[0].source, one)
     return list(found.values())
 
 
-def _check_fit(config: TrainConfig, train: Sequence[Problem], heldout: Sequence[Problem]) -> None:
-    stack = RewardStack(config.rewards)
-    stack.close()
-    check_component(config.evaluation, stack.names)
-    check_rewards(stack, config.data, train, heldout)
+def try_rewards(rewards: RewardStack, field: str, problems: Sequence[Encoded], responses: int) -> None:
+    """Try each component alone, gates aside, on made-up responses to problems that it judges.
 
-
-def try_rewards(config: TrainConfig, problems: Sequence[Encoded]) -> None:
-    """Try each component alone, gates aside, on made-up responses to a problem of each source that it judges.
+    Args:
+        rewards: the components.
+        field: full name of the list of sources.
+        problems: one of each source.
+        responses: to a prompt.
 
     Raises:
-        InputError: a component cannot be loaded, or fails on a response.
+        InputError: a component fails on a response.
     """
-    for index, spec in enumerate(config.rewards.components):
-        # On its own, so that no gate hides it; what it says about the response is of no matter.
-        alone = replace(config.rewards, components=[replace(spec, gate=False, weight=1.0)], max_unscored=1.0)
-        own = [one for one in problems if not spec.tasks or one.problem.task in spec.tasks]
-        _try_component(alone, f"rewards.components[{index}].use: {spec.use}", own, config.responses_per_prompt)
-
-
-def _try_component(config: RewardsConfig, name: str, problems: Sequence[Encoded], responses: int) -> None:
-    stack = RewardStack(config)
-    try:
-        for one in problems:
-            stack.score([Group(one.prompt, made_up(one.problem, responses))])
-            for failure in stack.unscored.failed:
-                if failure.score.unscored:
-                    raise InputError(f"{name} fails on {one.source}, problem {one.problem.id}: {failure.reason}")
-    finally:
-        stack.close()
+    for problem, prompt in problems:
+        for index, failure in rewards.failures_alone(Group(prompt, made_up(problem, responses))):
+            name = f"rewards.components[{index}].use: {failure.use}"
+            raise InputError(f"{name} fails on {field}[{problem.source}], problem {problem.id}: {failure.reason}")
 
 
 def made_up(problem: Problem, count: int) -> tuple[Response, ...]:
@@ -144,8 +106,7 @@ def made_up(problem: Problem, count: int) -> tuple[Response, ...]:
     return tuple(Response((index,), texts[index % 2], (0.0,), "stop") for index in range(count))
 
 
-def shown(encoded: Sequence[Encoded], tokenizer: Any, limit: int) -> str:
-    """The first prompt that is not dropped, special tokens and all, set off by bars."""
-    first = next((one for one in encoded if len(one.prompt.token_ids) <= limit), encoded[0])
-    text = tokenizer.decode(first.prompt.token_ids)
+def shown(prompt: Prompt, tokenizer: Any) -> str:
+    """A prompt with its special tokens, set off by bars."""
+    text = tokenizer.decode(prompt.token_ids)
     return "\n".join(f"| {line}" for line in text.splitlines())

@@ -13,6 +13,7 @@ from evolpo.rl.data import Prompt
 from evolpo.rollout.data.config import DataConfig
 from evolpo.rollout.data.messages import Message, system_of
 from evolpo.rollout.data.problem import Problem
+from evolpo.rollout.data.reach import Reach, control_tokens
 from evolpo.rollout.data.render import RenderError, render
 from evolpo.rollout.sources import Note
 
@@ -64,31 +65,69 @@ def message_tokens(
     config: DataConfig | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[int, ...]:
-    """Token ids of a conversation, ready for the response.
+    """Token ids of a conversation, ready for the response; see `message_text`."""
+    return text_tokens(tokenizer, message_text(tokenizer, messages, config, tools), config)
+
+
+def message_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    config: DataConfig | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """A conversation as it is written, ready for the response.
 
     A tokenizer with a chat template uses it, or that of `config.chat_template`. One without gets the turns as
-    `SYSTEM\\n\\nUser: USER\\n\\nAssistant:`, with the special tokens it adds to any text (such as the beginning of
-    sequence).
+    `SYSTEM\\n\\nUser: USER\\n\\nAssistant:`.
 
     Raises:
         InputError: the chat template refuses the messages or is none, or there is none for these roles or tools.
     """
-    own = _template_file(config.chat_template) if config and config.chat_template else ""
-    if not (own or tokenizer.chat_template):
-        return tuple(tokenizer(_plain(messages, tools))["input_ids"])
+    if not has_template(tokenizer, config):
+        return _plain(messages, tools)
+    own = _template_file(config.chat_template) if config and config.chat_template else None
     try:
-        text = render(
+        return render(
             tokenizer,
             messages,
             tools=[dict(tool) for tool in tools] or None,
-            chat_template=own or None,
+            chat_template=own,
             add_generation_prompt=True,
             **(config.chat_template_kwargs if config else {}),
         )
     except RenderError as error:
         raise InputError(_refusal(messages, config, error)) from error
-    # The template has written the special tokens itself.
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase, config: DataConfig | None) -> bool:
+    """Whether conversations go through a chat template, of one's own or of the tokenizer."""
+    return bool(config and config.chat_template) or bool(tokenizer.chat_template)
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str, config: DataConfig | None = None) -> tuple[int, ...]:
+    """Token ids of what `message_text` wrote.
+
+    A template has written the special tokens itself; without one come those that the tokenizer adds to any text, such
+    as the beginning of sequence.
+    """
+    add = not has_template(tokenizer, config)
+    return tuple(tokenizer(text, add_special_tokens=add)["input_ids"])
+
+
+def reach_of(tokenizer: PreTrainedTokenizerBase, config: DataConfig | None = None) -> Reach:
+    """What looks at prompts as they are written; see `Reach`."""
+    own = config.chat_template if config else ""
+    name = f"the template in {own}" if own else "the chat template of the tokenizer"
+    return Reach(functools.partial(_written, tokenizer, config), control_tokens(tokenizer), name)
+
+
+def _written(
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig | None,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+) -> str:
+    return message_text(tokenizer, messages, config, tools)
 
 
 def _refusal(messages: Sequence[Message], config: DataConfig | None, reason: RenderError) -> str:
@@ -124,15 +163,30 @@ def _plain(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> s
     return "\n\n".join([*turns, "Assistant:"])
 
 
-def encode_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Prompt:
-    """The problem inside the chat template; the length is not checked."""
+def encode_prompt(
+    problem: Problem, tokenizer: PreTrainedTokenizerBase, config: DataConfig, reach: Reach | None = None
+) -> Prompt:
+    """The problem inside the chat template; the length is not checked.
+
+    Args:
+        problem: what to ask.
+        tokenizer: has the chat template, unless `config` has another.
+        config: how a problem becomes a prompt.
+        reach: looks at what is written; None for nobody.
+
+    Raises:
+        InputError: the chat template refuses the problem, or leaves out what it must not.
+    """
+    messages = conversation(problem, config)
     try:
-        token_ids = message_tokens(tokenizer, conversation(problem, config), config, problem.tools)
+        text = message_text(tokenizer, messages, config, problem.tools)
     except InputError as error:
         if not problem.messages:
             raise
         raise InputError(f"{error}; the row is {problem.place}") from error
-    return prompt_of(problem, token_ids)
+    if reach is not None:
+        reach.look(messages, problem.tools, text, problem.place)
+    return prompt_of(problem, text_tokens(tokenizer, text, config))
 
 
 def prompt_of(problem: Problem, token_ids: tuple[int, ...] = ()) -> Prompt:
@@ -149,12 +203,17 @@ def encode_problems(
     note: Note = logger.warning,
     field: str = "data.train",
 ) -> list[tuple[Problem, Prompt]]:
-    """Encode all problems; those over `max_prompt_tokens` are dropped, and the drops are noted.
+    """Encode all problems; those over `max_prompt_tokens` are dropped.
+
+    The drops are noted, and what of the prompts does not reach the model as it stands in the data.
 
     Raises:
-        InputError: not one problem fits.
+        InputError: not one problem fits, or the chat template leaves out what it must not.
     """
-    pairs = [(problem, encode_prompt(problem, tokenizer, config)) for problem in problems]
+    reach = reach_of(tokenizer, config)
+    pairs = [(problem, encode_prompt(problem, tokenizer, config, reach)) for problem in problems]
+    for line in reach.notes():
+        note(f"{field}: {line}")
     kept = [pair for pair in pairs if len(pair[1].token_ids) <= config.max_prompt_tokens]
     limit = config.max_prompt_tokens
     if pairs and not kept:
@@ -164,5 +223,7 @@ def encode_problems(
         )
     if len(kept) < len(pairs):
         dropped = len(pairs) - len(kept)
-        note(f"{field}: {dropped} of {len(pairs)} prompts dropped: over {limit} tokens (data.max_prompt_tokens)")
+        longest = max(len(prompt.token_ids) for _, prompt in pairs)
+        over = f"over {limit} tokens (data.max_prompt_tokens), the longest has {longest}"
+        note(f"{field}: {dropped} of {len(pairs)} prompts dropped: {over}")
     return kept

@@ -180,14 +180,14 @@ def test_a_conversation_without_a_reply_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"prompt": "a", "response": "b"}\n{"prompt"', r"^data\.path: .*sft\.jsonl line 2: not valid JSON"),
+        ('{"prompt": "a", "response": "b"}\n{"prompt"', r"^path: .*sft\.jsonl line 2: not valid JSON"),
         (
             '{"prompt": "a", "completion": "b"}',
-            r"^data\.path: .*line 1 has no column 'response'; it has: prompt, completion",
+            r"^path: .*line 1 has no column 'response'; it has: prompt, completion",
         ),
-        ('{"prompt": "a", "response": 5}', r"^data\.path: .*line 1: column 'response' holds 5"),
-        ('{"prompt": "a", "response": "b", "system": null}', r"^data\.path: .*line 1: column 'system' holds None"),
-        ("\n", r"^data\.path: .* holds no example"),
+        ('{"prompt": "a", "response": 5}', r"^path: .*line 1: column 'response' holds 5"),
+        ('{"prompt": "a", "response": "b", "system": null}', r"^path: .*line 1: column 'system' holds None"),
+        ("\n", r"^path: .* holds no example"),
     ],
 )
 def test_malformed_examples_get_one_line_with_the_place(tmp_path, text, message):

@@ -8,7 +8,7 @@ from evolpo import InputError
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.fit import check_levels, check_rewards
-from evolpo.rewards import RewardsConfig, RewardSpec, RewardStack
+from evolpo.rewards import RewardsConfig, RewardSpec, RewardStack, Sample, sample_reward
 from evolpo.rl.curriculum import CurriculumConfig, StageConfig
 from evolpo.rollout.prompts import DataConfig, SourceConfig, split_heldout
 
@@ -78,4 +78,34 @@ def test_the_dry_run_says_how_rows_were_read_and_refuses_what_does_not_fit(tmp_p
     assert "5 prompts are messages, which go through the chat template as they are" in text
     config.rewards = RewardsConfig([RewardSpec("reasoning_gym")])
     with pytest.raises(InputError, match=r"reasoning_gym judges what reasoning-gym generated"):
+        dry_run(config)
+
+
+@sample_reward
+def closed(sample: Sample) -> float:
+    return 0.0
+
+
+@sample_reward
+def fails(sample: Sample) -> float:
+    raise OSError("no such corpus")
+
+
+def test_the_dry_run_tries_each_component_alone(tmp_path, tiny_model_path):
+    held = source(tmp_path / "h.jsonl", {"prompt": "1 + 1", "answer": 2})
+    data = DataConfig(
+        train=[source(tmp_path / "t.jsonl", {"prompt": "d", "answer": 1})], heldout=[held], max_prompt_tokens=100
+    )
+    config = TrainConfig(data=data, output_dir=str(tmp_path / "out"))
+    config.model.path = tiny_model_path
+    gate = RewardSpec(f"{__name__}:closed", gate=True)
+    for weight in (1.0, 0.0):
+        config.rewards = RewardsConfig([gate, RewardSpec(f"{__name__}:fails", weight=weight), RewardSpec("math")])
+        with pytest.raises(
+            InputError, match=r"components\[1\]\.use: .*:fails fails on data\.train\[0\].*no such corpus"
+        ):
+            dry_run(config)
+    config.rewards = RewardsConfig([gate, RewardSpec("math")])
+    config.data.max_prompt_tokens = 3
+    with pytest.raises(InputError, match=r"^data\.max_prompt_tokens: all 1 prompts are longer than 3 tokens; set "):
         dry_run(config)

@@ -88,7 +88,8 @@ def test_prompts_that_are_too_long_are_noted_once():
     config = DataConfig(system_prompt="", instruction="", max_prompt_tokens=80)
     kept = encode_problems(problems, TOKENIZER, config, notes.append, "data.heldout")
     dropped = 10 - len(kept)
-    assert notes == [f"data.heldout: {dropped} of 10 prompts dropped: over 80 tokens (data.max_prompt_tokens)"]
+    over = "over 80 tokens (data.max_prompt_tokens), the longest has 109"
+    assert notes == [f"data.heldout: {dropped} of 10 prompts dropped: {over}"]
     assert len(encode_problems(problems[:1], TOKENIZER, config, notes.append)) == len(notes) == 1
 
 
