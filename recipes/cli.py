@@ -72,10 +72,11 @@ def run(arguments: list[str]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Switch off the progress bars of tqdm, transformers, datasets and the hub where stderr is no terminal.
+    """Switch off PyTorch's notes on the machine, and progress bars of other libraries where stderr is no terminal.
 
     They read these variables when they are first imported, here and in the processes that this one starts.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not sys.stderr.isatty():
         for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")

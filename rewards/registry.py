@@ -85,8 +85,7 @@ def _checked(found: Any, use: str) -> Reward:
     except BaseException as error:
         raise ValueError(f"{use} is no reward: {describe(error)}") from error
     if not named:
-        decorate = "decorate it with @sample_reward or @group_reward"
-        mend = decorate if callable(found) else "it needs name, scope and score()"
+        mend = _decorate(found, use) if callable(found) else "it needs name, scope and score()"
         raise ValueError(f"{use} is a {type(found).__name__}, no reward; {mend}")
     if scope not in get_args(Scope):
         raise ValueError(f"{use} has the scope {scope!r}; a reward's is sample or group")
@@ -94,6 +93,14 @@ def _checked(found: Any, use: str) -> Reward:
         raise ValueError(f"{use} has the name {name!r}; a reward's is a text")
     reward: Reward = found
     return reward
+
+
+def _decorate(found: Any, use: str) -> str:
+    from evolpo.rewards.adapters.guess import how_to_use
+
+    decorate = "decorate it with @sample_reward or @group_reward"
+    adapter = how_to_use(found, use)
+    return f"written for another toolkit? {adapter}; or {decorate}" if adapter else decorate
 
 
 def _resolve(use: str) -> str:

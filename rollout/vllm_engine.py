@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ class VllmEngine:
             extra["attention_config"] = {"backend": "CPU_MLA"}
             # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
             extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
-        with _rank_in_environment():
+        with _rank_in_environment(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own code, to itself
             self.llm = LLM(
                 model=str(model),
                 dtype=DTYPES[precision],

@@ -6,6 +6,7 @@ import pytest
 
 from evolpo import InputError
 from evolpo.rewards import load_reward
+from evolpo.rewards.adapters.guess import how_to_use
 from evolpo.rewards.testing import make_group, make_sample
 
 
@@ -146,3 +147,47 @@ def test_refused_on_loading(adapter, function, options, message):
         load(adapter, function, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def completions(completions, **kwargs): ...
+
+
+def solution(data_source, solution_str, ground_truth, extra_info=None): ...
+
+
+def queries(queries, prompts, labels): ...
+
+
+def args(args, sample, **kwargs): ...
+
+
+def response(response, ground_truth): ...
+
+
+def ground_truth(ground_truth, response): ...
+
+
+def reply(prompt, completion, answer): ...
+
+
+def anything(*args, **kwargs): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "adapter"),
+    [
+        (completions, 'trl", options: {function: "m:f", conversational: false}'),
+        (solution, 'verl", options: {function: "m:f"}'),
+        (queries, 'openrlhf", options: {function: "m:f"}'),
+        (args, 'slime", options: {function: "m:f"}'),
+        (response, 'skyrl", options: {function: "m:f"}'),
+        (ground_truth, 'nemo_rl", options: {function: "m:f"}'),
+        (reply, 'verifiers", options: {function: "m:f", conversational: false}'),
+    ],
+)
+def test_the_adapter_is_told_by_the_parameters(function, adapter):
+    assert how_to_use(function, "m:f") == f'use: "evolpo.rewards.adapters:{adapter}'
+
+
+def test_of_other_functions_nothing_is_said():
+    assert how_to_use(anything, "m:f") == how_to_use(lambda text: 1.0, "m:f") == how_to_use(max, "m:f") == ""
