@@ -1,4 +1,4 @@
-"""Rows of data files: JSON lines, JSON arrays, CSV, Parquet; compressed, in shards, whoever wrote them."""
+"""Rows of data files: JSON lines, JSON arrays, CSV, Parquet, Arrow; compressed, in shards, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ Placed = tuple[str, dict[str, Any]]
 """Where a row stands, such as `FILE line N`, and the row."""
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_ARROW = (".arrow", ".feather")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 _MAGIC_PARQUET = b"PAR1"
+_MAGIC_ARROW = b"ARROW1"
+_LOOKED_AT = 512
+"""Bytes at the start of a file that tell what it is."""
 _MAGIC_LFS = b"version https://git-lfs"
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 _WRAPPERS = ("data", "rows", "examples", "instances", "items", "problems", "train", "test")
@@ -44,8 +48,9 @@ def read_rows(
 ) -> Iterator[Placed]:
     """Yield (place, row) of one file, of the files that a pattern matches, or of the shards in a folder, by name.
 
-    Formats are JSON lines, a JSON array of objects (or an object that holds one), CSV, TSV and Parquet; `.gz`, `.zst`,
-    `.bz2` and `.xz` around them are told by content, not by name. Text is UTF-8 or, with a byte order mark, UTF-16.
+    Formats are JSON lines, a JSON array of objects (or an object that holds one), CSV, TSV, Parquet and Arrow, also as
+    `datasets` saves it to disk; `.gz`, `.zst`, `.bz2` and `.xz` around text are told by content, not by name. Text is
+    UTF-8 or, with a byte order mark, UTF-16.
 
     Args:
         path: file, pattern (`data/train-*.parquet`) or folder.
@@ -82,6 +87,9 @@ def data_files(
     Raises:
         InputError: there are none.
     """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", path):
+        mend = "download it, or name a data set of the hub with kind: huggingface"
+        raise InputError(f"{field}: {path} is an address, and files are read from disk; {mend}")
     target = Path(path).expanduser()
     if target.is_dir():
         there = [file for file in _below(target) if _is_named(file, target)]
@@ -124,6 +132,7 @@ def _is_named(file: Path, folder: Path) -> bool:
     parts = file.relative_to(folder).parts
     hidden = any(part.startswith((".", "_")) for part in parts)
     document = file.suffix.lower() in (".md", ".lock") or file.name.upper().startswith("LICENSE")
+    document |= file.name.startswith("cache-") and file.suffix == ".arrow"  # what `datasets` keeps of its own work
     return file.is_file() and not hidden and not document and file.name not in _NO_DATA
 
 
@@ -170,15 +179,21 @@ def _format_of(file: Path) -> str:
 def _described(file: Path, parquet: bool) -> str:
     if parquet:
         return "Parquet"
-    return {".parquet": "Parquet", ".csv": "UTF-8 CSV", ".tsv": "UTF-8 TSV"}.get(_format_of(file), "UTF-8")
+    known = {".parquet": "Parquet", ".csv": "UTF-8 CSV", ".tsv": "UTF-8 TSV"} | dict.fromkeys(_ARROW, "Arrow")
+    return known.get(_format_of(file), "UTF-8" if _format_of(file) in FORMATS else " or ".join(FORMATS))
 
 
 def _rows_of_file(file: Path, field: str) -> Iterator[Placed]:
     with file.open("rb") as raw:
-        start = raw.read(6)
+        start = raw.read(_LOOKED_AT)
     if start.startswith(_MAGIC_PARQUET) or _format_of(file) == ".parquet":
         yield from _parquet_rows(file)
         return
+    if start.startswith(_MAGIC_ARROW) or _format_of(file) in _ARROW:
+        yield from _arrow_rows(file, start)
+        return
+    if b"\0" in start and not start.startswith((*_MAGIC, b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is no text")
     with _decompressed(file, start) as stream:
         text = io.TextIOWrapper(stream, encoding=_encoding(stream), newline="")
         rows = _csv_rows(text, file) if _format_of(file) in (".csv", ".tsv") else _json_rows(text, file, field)
@@ -311,6 +326,26 @@ def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
             yield place, dict.fromkeys(names) | dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num + 1}: {error}") from error
+
+
+def _arrow_rows(file: Path, start: bytes) -> Iterator[Placed]:
+    import pyarrow
+    import pyarrow.ipc
+
+    number = 0
+    try:
+        with pyarrow.memory_map(str(file)) as source:
+            if start.startswith(_MAGIC_ARROW):
+                reader = pyarrow.ipc.open_file(source)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                batches = iter(pyarrow.ipc.open_stream(source))
+            for batch in batches:
+                for row in cast("list[dict[str, Any]]", batch.to_pylist()):
+                    number += 1
+                    yield f"{file} row {number}", row
+    except pyarrow.ArrowException as error:
+        raise ValueError(reason(error)) from error
 
 
 def _parquet_rows(file: Path) -> Iterator[Placed]:

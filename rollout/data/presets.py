@@ -9,6 +9,7 @@ from typing import Any
 
 from evolpo.rollout.data.cells import MISSING, cell, parsed
 from evolpo.rollout.data.code import TESTS, holds_tests
+from evolpo.rollout.data.options import ANSWERS, asks_for_a_choice
 
 GSM8K = re.compile(r"####[ \t]*[^\n#]{1,40}\s*\Z")
 NEARLY_ALL = 0.9
@@ -74,6 +75,11 @@ PRESETS: Mapping[str, Preset] = {
         ),
         ("answer",),
     ),
+    "choices": Preset(
+        (("question", "question_stem", *_PROMPTS),),
+        ("question", "question_stem", "prompt", "problem", "query", "messages", "instruction", "input", "text", "goal"),
+        ANSWERS,
+    ),
     "gsm8k": Preset((("question",), ("answer",)), ("question",), ("answer",), answer_pattern="####"),
     "openrlhf": Preset(
         (("context_messages", "input"), ("label", "context_messages")), ("context_messages", "input"), ("label",)
@@ -108,6 +114,7 @@ def recognised(row: Mapping[str, Any]) -> str | None:
 
 _SPECIAL: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "code": holds_tests,
+    "choices": asks_for_a_choice,
     "gsm8k": lambda row: isinstance(row.get("answer"), str) and bool(GSM8K.search(row["answer"])),
     "trl": lambda row: row.get("answer") is None,
 }

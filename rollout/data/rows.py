@@ -22,6 +22,7 @@ from evolpo.rollout.data.messages import (
     transcript,
     without_reply,
 )
+from evolpo.rollout.data.options import letter_of, options_of, with_options
 from evolpo.rollout.data.presets import AUTO, GSM8K, PRESETS, Columns, columns_of, ends_with_hashes, recognised
 from evolpo.rollout.data.problem import Problem, problem_id, row_key
 
@@ -143,6 +144,8 @@ class Reader:
                 f"column {LENGTH_ALPHA!r} would go before the strength that the reward `length` is given; rename it"
             )
             raise InputError(f"{self.where}: {place}: {message}")
+        if self.columns.preset == "choices":
+            metadata["choices"] = self._options(row, place)
         problem = Problem(
             "",
             text,
@@ -181,8 +184,17 @@ class Reader:
             if self.columns.preset == "code" and (more := with_what_tests_call(text, row)) != text:
                 self._count("prompts end with the tests or the starter code of their row, which name what is called")
                 text = more
+            if self.columns.preset == "choices" and (shown := with_options(text, self._options(row, place))) != text:
+                self._count("questions are followed by the options of their row")
+                text = shown
             return text, ()
         return self._conversation(messages, name, place, field)
+
+    def _options(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
+        found = options_of(row)
+        if not found:
+            raise InputError(f"{self.where}: {place}: has no options, or one that is empty; see docs/data.md")
+        return found
 
     def _conversation(
         self, messages: tuple[Message, ...], name: str, place: str, field: str
@@ -232,8 +244,23 @@ class Reader:
         if isinstance(value, list) and None in value:
             self._count("answers are lists with nulls, which were left out", place)
             value = [one for one in value if one is not None] or None
+        if self.columns.preset == "choices" and value is not None:
+            return self._letters(value, row, place)
         found: Answer = self._extracted(value, place)
         return found
+
+    def _letters(self, value: Any, row: Mapping[str, Any], place: str) -> str | list[str]:
+        """The letters of the options that a cell names."""
+        letters = []
+        for one in value if isinstance(value, list) else [value]:
+            letter = letter_of(one, row)
+            if letter is None:
+                options = ", ".join(self._options(row, place))
+                mend = f"names none of the options {options}; mend it, or set preset to columns to take it as it is"
+                field = f"{self.where}.answer_column"
+                raise InputError(f"{field}: {place}: {one!r} in column {self.columns.answer!r} {mend}")
+            letters.append(letter)
+        return letters if isinstance(value, list) else letters[0]
 
     def _extracted(self, value: Any, place: str) -> Any:
         pattern = self.columns.answer_pattern

@@ -245,3 +245,45 @@ def test_a_damaged_file_is_one_line_with_its_name(tmp_path, name):
     assert ("git lfs pull" in str(caught.value)) == name.startswith("pointer")
     if name.endswith("_later.jsonl"):
         assert "line 4" in str(caught.value)
+
+
+def test_what_datasets_saves_to_disk_is_read(tmp_path):
+    import datasets
+
+    rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(5)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+    (tmp_path / "one" / "cache-1.arrow").write_bytes(b"of its own work")
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_list(rows[:3]), test=datasets.Dataset.from_list(rows[3:]))
+    splits.save_to_disk(tmp_path / "two")
+    assert [row for _, row in read_rows(str(tmp_path / "one"))] == rows
+    assert [row for _, row in read_rows(str(tmp_path / "two"))] == rows[:3]
+    assert [row for _, row in read_rows(str(tmp_path / "two"), split="test")] == rows[3:]
+
+
+def test_feather_is_read_and_a_broken_one_is_one_line(tmp_path):
+    import pyarrow
+    import pyarrow.feather
+
+    rows = [{"question": "What?", "answer": "5"}]
+    pyarrow.feather.write_feather(pyarrow.Table.from_pylist(rows), str(tmp_path / "a.feather"))
+    assert [row for _, row in read_rows(str(tmp_path / "a.feather"))] == rows
+    whole = (tmp_path / "a.feather").read_bytes()
+    for name, content in (("b.feather", whole[: len(whole) // 2]), ("c.arrow", b"no arrow at all"), ("d.arrow", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"^path: cannot read .*{name} \(.*\); give a readable Arrow file$"):
+            list(read_rows(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.xlsx", b"PK\x03\x04\x14\x00\x06\x00"), ("a.pkl", b"\x80\x04\x95\x10\x00\x00\x00")]
+)
+def test_what_is_no_text_is_refused_with_the_formats(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"\(it is no text\); give a readable \.jsonl or .* or \.parquet or .* file"):
+        list(read_rows(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("path", ["https://host.invalid/a.jsonl", "s3://bucket/a.parquet", "hf://datasets/a/b"])
+def test_an_address_is_no_file(path):
+    with pytest.raises(InputError, match=r"^path: .* is an address, and files are read from disk; download it"):
+        list(read_rows(path))
