@@ -45,7 +45,7 @@ def file_sums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def sealed_state(state: Mapping[str, Any], sums: Sums) -> str:
     """The text of `state.json`: a state, what the files beside it are, and a sum over both."""
     content = json.loads(json.dumps({**state, FILES: dict(sorted(sums.items()))}))  # as it will be read
-    return json.dumps({**content, SUM: _own_sum(content)}, indent=1)
+    return json.dumps({**content, SUM: own_sum(content)}, indent=1)
 
 
 def read_state(folder: Path, needed: Iterable[str] = ("step",)) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _state_and_sums(folder: Path, needed: Iterable[str] = ("step",)) -> tuple[di
     file = folder / STATE
     content = read_object(file)
     own = content.pop(SUM, None)
-    if (own is None and FILES in content) or (own is not None and own != _own_sum(content)):
+    if (own is None and FILES in content) or (own is not None and own != own_sum(content)):
         raise DamagedError(file, "is not what was written (its checksum differs)")
     sums = content.pop(FILES, None)
     if missing := [name for name in needed if name not in content]:
@@ -75,7 +75,8 @@ def _state_and_sums(folder: Path, needed: Iterable[str] = ("step",)) -> tuple[di
     return content, sums
 
 
-def _own_sum(content: Mapping[str, Any]) -> str:
+def own_sum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of an object of JSON, in whatever order its fields are written."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

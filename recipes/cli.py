@@ -17,6 +17,9 @@ from typing import Any
 from evolpo import InputError, __version__
 from evolpo.recipes.commands import COMMANDS, one_line, registered
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 def usage() -> str:
     """What `evolpo --help` prints."""
@@ -120,9 +123,11 @@ def _mistakes_on_one_line() -> Iterator[None]:
     except CheckpointError as error:
         sys.exit(_fail(str(error), 1) if first else 1)
     except (OSError, SafetensorError) as error:
-        if (message := _full_disk(error)) is None:
+        if (message := _full_disk(error)) is not None:
+            sys.exit(_fail(message, 1))
+        if (message := _no_place(error)) is None:
             raise
-        sys.exit(_fail(message, 1))
+        sys.exit(_fail(message, 2))
     except MemoryError:
         sys.exit(_fail("memory is not enough for what the configuration asks; lower its sizes", 2))
     except Terminated as end:
@@ -133,12 +138,20 @@ def _mistakes_on_one_line() -> Iterator[None]:
 
 def _full_disk(error: Exception) -> str | None:
     """What to say of an error of a full disk; None of another one."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if not full and "No space left" not in str(error):
+    full = isinstance(error, OSError) and error.errno in _FULL
+    if not full and not any(os.strerror(one) in str(error) for one in _FULL):
         return None
     name = getattr(error, "filename", None)
     place = f" ({name})" if name else ""
-    return f"the disk is full{place}; make room, then resume=FOLDER goes on from the newest checkpoint"
+    what = "a file grew beyond its limit" if getattr(error, "errno", None) == errno.EFBIG else "the disk is full"
+    return f"{what}{place}; make room, then resume=FOLDER goes on from the newest checkpoint"
+
+
+def _no_place(error: Exception) -> str | None:
+    """What to say of a place where nothing can be read or written; None of another error."""
+    if not isinstance(error, OSError) or error.errno not in _NO_PLACE or error.filename is None:
+        return None
+    return f"{error.filename} cannot be used ({error.strerror}); give another folder, or mend this one"
 
 
 def _fail(message: str, code: int) -> int:

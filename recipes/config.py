@@ -9,6 +9,7 @@ from evolpo.model import ModelConfig, resolve_precision
 from evolpo.recipes.runs.checks import check_not_negative, check_positive
 from evolpo.recipes.runs.context import longest_tokens
 from evolpo.recipes.runs.evaluation import EvaluationConfig
+from evolpo.recipes.runs.folder import check_name
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rl.curriculum import CurriculumConfig
@@ -52,6 +53,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
+        check_name(self.name)
         check_positive(self, "steps", "prompts_per_step")
         by_column = any(source.difficulty_column for source in self.data.train)
         levels = None if by_column else [source.difficulty for source in self.data.train]
@@ -137,6 +139,7 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_name(self.name)
         check_positive(self, "steps", "examples_per_step")
         check_not_negative(self, "evaluate_every", "heldout_examples")
         if self.heldout_examples and not self.path:
@@ -165,7 +168,8 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Settle the precision."""
+        """Check the name, and settle the precision."""
+        check_name(self.name)
         self.precision = resolve_precision(self.precision, "precision")
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "find_checkpoint",
     "list_checkpoints",
     "read_state",
+    "real_folder",
     "set_later_aside",
     "step_folders",
     "sync_to_disk",
@@ -56,13 +57,18 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return [(step, folder) for step, folder in step_folders(run) if (folder / STATE).is_file()]
 
 
+def real_folder(path: str) -> Path:
+    """The folder that `resume=PATH` names, behind all links; those in a circle, or an odd name, lead to no folder."""
+    return Path(os.path.realpath(path.replace("\0", "")))
+
+
 def find_checkpoint(path: str) -> tuple[Path, Path]:
     """Resolve `resume=PATH` to (run folder, checkpoint folder); PATH is a run, or one of its checkpoints.
 
     Raises:
         InputError: there is no checkpoint.
     """
-    folder = Path(path).resolve()  # a link to a checkpoint stands in a folder that is no run
+    folder = real_folder(path)  # a link to a checkpoint stands in a folder that is no run
     if (folder / STATE).is_file() or (step_of(folder) is not None and (folder / "config.json").is_file()):
         return folder.parent.parent, folder
     found = step_folders(folder)

@@ -26,8 +26,9 @@ from evolpo.recipes.runs.checks import check_positive
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import EvaluationConfig, Judged, evaluate, evaluation_sampling
-from evolpo.recipes.runs.folder import APEXEVAL, new_run_folder, write_config
+from evolpo.recipes.runs.folder import APEXEVAL, check_name, new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
+from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.rewards.stack import RewardError, RewardsConfig, RewardStack
 from evolpo.rl.checkpoint import STATE, read_state
@@ -91,6 +92,7 @@ class ApexEvalConfig:
 
     def __post_init__(self) -> None:
         """Check what is judged, and settle the precision."""
+        check_name(self.name)
         if bool(self.checkpoints) == bool(self.run):
             raise InputError("checkpoints: give either checkpoints=[A,B,...] or run=FOLDER")
         check_positive(self, "problems")
@@ -139,6 +141,8 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
     check_folders(folders)
     check_context(str(folders[0]), config.data, config.rollout)
     with ExitStack() as stack:
+        if config.resume:
+            stack.enter_context(locked(Path(config.resume)))
         progress = stack.enter_context(Progress(len(folders), LoggerConfig()))
         progress.note(f"comparing {len(folders)} checkpoints; loading data and rewards")
         check_alike(folders)
@@ -148,6 +152,7 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
         stack.callback(strict.close)
         run = Path(config.resume) if config.resume else new_run_folder(config.output_dir, config.name)
         if not config.resume:
+            stack.enter_context(locked(run))
             write_config(run, config)
         known = {row.checkpoint: row for row in read_rows(run / VERDICTS)}
         rows = [known[str(folder)] for folder in folders if str(folder) in known]

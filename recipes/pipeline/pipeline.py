@@ -25,7 +25,7 @@ from evolpo import InputError
 from evolpo.recipes.pipeline.check import check_configurations
 from evolpo.recipes.pipeline.stages import STAGE_KINDS, StageConfig, StageKind, check_stages, override
 from evolpo.recipes.pipeline.state import STATE, StageRecord, locked, read_records, run_names, write_records
-from evolpo.recipes.runs.folder import CONFIG, new_run_folder
+from evolpo.recipes.runs.folder import CONFIG, check_name, new_run_folder
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.rl.logs.files import replacing
 
@@ -47,6 +47,7 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         """Check the stages against each other."""
+        check_name(self.name)
         check_stages(self.stages)
         if not self.stages and not self.resume:
             raise InputError("stages: is empty; give experiment=NAME, e.g. experiment=evo_cot_nano, or resume=FOLDER")

@@ -15,7 +15,7 @@ from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory, context_tokens
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
-from evolpo.recipes.runs.folder import check_name, writable_folder
+from evolpo.recipes.runs.folder import writable_folder
 from evolpo.recipes.runs.launch import local_processes
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.data import Group, Prompt, Response
@@ -33,7 +33,6 @@ def dry_run(config: TrainConfig) -> str:
     """
     world = int(os.environ.get("WORLD_SIZE", local_processes(config.processes)))
     config.check_ranks(world)
-    check_name(config.name)
     writable_folder(config.output_dir)
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)

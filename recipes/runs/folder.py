@@ -14,15 +14,19 @@ import yaml
 from omegaconf import OmegaConf
 
 from evolpo import InputError
-from evolpo.model.digests import SUM, file_sum
+from evolpo.model.digests import SUM, file_sum, own_sum
 from evolpo.model.files import DamagedError, read_bytes, read_object
 from evolpo.rl.logs.files import replacing, write_json
 
 CONFIG = "config.yaml"
 LONGEST_NAME = 255
 """Bytes of a file name."""
+LONGEST_PATH = 1_000
+SHOWN = 80
+"""Characters of a name in a message."""
 START = "start.json"
 """How a run was started: in which directory, and with which files of groups; and the sums of its configuration."""
+_STARTED = {"directory": str, "choices": dict, "config": list}
 APEXEVAL = "apexeval.json"
 """What ApexEval found, in the folder of its run: the best checkpoint and the row of each."""
 
@@ -52,10 +56,19 @@ def new_run_folder(output_dir: str, name: str) -> Path:
         folder = base / (stamp if attempt == 0 else f"{stamp}_{attempt}")
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
+        except FileExistsError as error:
+            if base.is_dir():
+                continue
+            raise _no_folder(base, error) from None
+        except OSError as error:
+            raise _no_folder(base, error) from None
         return folder
     raise RuntimeError(f"no free run folder under {base}")
+
+
+def _no_folder(base: Path, error: OSError) -> InputError:
+    what = "is a link to nothing" if base.is_symlink() and not base.exists() else f"holds no runs ({error.strerror})"
+    return InputError(f"name: {base} {what}; give another name, or another output_dir")
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
@@ -92,9 +105,11 @@ def read_config(run: Path) -> dict[str, Any]:
 def check_name(name: str) -> None:
     """Raise InputError unless the name of a run is that of a folder inside `output_dir`."""
     parts = Path(name).parts
-    fits = all(len(part.encode()) <= LONGEST_NAME for part in parts)
-    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name or not fits:
-        raise InputError(f"name: {name!r} is no name of a folder in output_dir; use letters, digits, _ and -")
+    fits = all(len(part.encode(errors="replace")) <= LONGEST_NAME for part in parts) and len(name) <= LONGEST_PATH
+    plain = name.isprintable() and all(part == part.strip() for part in parts)
+    if not parts or Path(name).is_absolute() or ".." in parts or not (fits and plain):
+        shown = repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}...")
+        raise InputError(f"name: {shown} is no name of a folder in output_dir; use letters, digits, _ and -")
 
 
 def write_config(run: Path, config: Any) -> None:
@@ -107,7 +122,7 @@ def write_config(run: Path, config: Any) -> None:
         OmegaConf.save(OmegaConf.structured(replace(config, **changes)), temporary)
         if start := read_start(run):  # of a run that goes on; a kill may leave the old configuration or the new one
             old = [file_sum(run / CONFIG)[SUM]] if (run / CONFIG).exists() else []
-            write_json(run / START, start | {"config": [*old, file_sum(temporary)[SUM]]})
+            _write_sealed(run / START, start | {"config": [*old, file_sum(temporary)[SUM]]})
 
 
 def write_start(run: Path) -> None:
@@ -118,7 +133,11 @@ def write_start(run: Path) -> None:
     choices = HydraConfig.get().runtime.choices if known else {}
     own = {group: choice for group, choice in choices.items() if choice and not group.startswith("hydra/")}
     config = [file_sum(run / CONFIG)[SUM]]
-    write_json(run / START, {"directory": str(Path.cwd()), "choices": own, "config": config})
+    _write_sealed(run / START, {"directory": str(Path.cwd()), "choices": own, "config": config})
+
+
+def _write_sealed(file: Path, content: dict[str, Any]) -> None:
+    write_json(file, content | {SUM: own_sum(content)})
 
 
 def read_start(run: Path) -> dict[str, Any]:
@@ -132,8 +151,10 @@ def read_start(run: Path) -> dict[str, Any]:
         return {}
     try:
         found = read_object(file)
+        own = found.pop(SUM, None)
+        if found.keys() - _STARTED or own not in (None, own_sum(found)):
+            raise DamagedError(file, "is not what was written (its checksum differs)")
     except DamagedError as error:
         mend = "delete it, and the run goes on from the directory that you are in"
         raise InputError(f"resume: {error}; restore it from a copy, or {mend}") from None
-    kinds = {"directory": str, "choices": dict, "config": list}
-    return {name: value for name, value in found.items() if isinstance(value, kinds.get(name, object))}
+    return {name: value for name, value in found.items() if isinstance(value, _STARTED[name])}

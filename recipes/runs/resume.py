@@ -15,7 +15,7 @@ from evolpo.recipes.arguments.grammar import at_home
 from evolpo.recipes.runs.damage import check_config, check_run
 from evolpo.recipes.runs.folder import CONFIG, read_start
 from evolpo.recipes.runs.lock import locked
-from evolpo.rl.checkpoint import find_checkpoint, read_state, step_folders
+from evolpo.rl.checkpoint import find_checkpoint, read_state, real_folder, step_folders
 
 PATHS = ("path", "output_dir")
 """Fields that hold a path, by the last part of their name."""
@@ -68,7 +68,7 @@ def resume_point(path: str) -> tuple[Path, Path | None]:
     Raises:
         InputError: there is neither a checkpoint nor a run that was begun.
     """
-    folder = Path(path).resolve()
+    folder = real_folder(path)
     if (folder / CONFIG).is_file() and not step_folders(folder):
         return folder, None
     return find_checkpoint(path)
