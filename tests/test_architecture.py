@@ -22,7 +22,7 @@ ONLY_IN = {
     "deepspeed": {"rl/training/engine.py", "rl/training/distributed.py", "rl/training/weights.py"},
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_models.py"},
 }
-SHARED = {"arguments", "runs", "drawing", "training", "conf"}
+SHARED = {"arguments", "runs", "drawing", "training", "memory", "conf"}
 """Rooms of recipes/ that the others share; every other folder there is the family of one command."""
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
@@ -127,7 +127,7 @@ def test_the_rule_of_families_catches():
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("recipes/runs/", "recipes/drawing/"))])
 def test_what_commands_share_imports_no_command(name):
-    own = tuple(f"evolpo.recipes.{one}" for one in ("arguments", "runs", "drawing", "config"))
+    own = tuple(f"evolpo.recipes.{one}" for one in ("arguments", "runs", "drawing", "memory", "config"))
     theirs = [target for target in imports(name) if inside(target, "evolpo.recipes")]
     assert [target for target in theirs if not any(inside(target, one) for one in own)] == []
 

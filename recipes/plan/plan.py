@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evolpo import InputError
-from evolpo.recipes.runs.checks import check_positive
+from evolpo.recipes.memory.needs import OFFLOADS, WEIGHT, Setting, Work, states
+from evolpo.recipes.memory.sizes import Sizes, sizes_of
+from evolpo.recipes.plan.cards import card_lines
+from evolpo.recipes.plan.presets import PRESETS as PUBLISHED
+from evolpo.recipes.runs.checks import check_not_negative, check_positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-GIB = 1 << 30
 STAGES = (0, 1, 2, 3)
-WEIGHT, GRADIENT, OPTIMIZER = 2, 2, 12
-"""Bytes a parameter: bfloat16 weight and gradient; fp32 master weight and two fp32 moments of Adam."""
 
 
 @dataclass
@@ -23,7 +24,7 @@ class PlanModelConfig:
     """Which model, by the name of a preset or by a folder."""
 
     name: str = "ling_mini"
-    """Name of a preset: ling_mini, ling_flash, ling_1t, ling_nano."""
+    """Name of a preset: ling_mini, ling_flash, ling_1t, ling_nano, qwen2_5_0_5b, _1_5b, _7b, _14b, _32b."""
     path: str = ""
     """Folder in Hugging Face layout, or hub name; only its config.json is read."""
 
@@ -48,7 +49,7 @@ class ClusterConfig:
 
 @dataclass
 class PlanConfig:
-    """`evolpo plan`: a model on a cluster."""
+    """`evolpo plan`: a model on a cluster, and training it with evolpo there."""
 
     model: PlanModelConfig = field(default_factory=PlanModelConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -56,10 +57,28 @@ class PlanConfig:
     """Ranks that share the routed experts of a layer among them."""
     precision: str = "bf16"
     """Of the products of linear layers: bf16 or fp8."""
-    length: int = 4096
-    """Tokens of a sequence, for the cost of attention."""
     mfu: float = 0.4
     """Share of the peak that training reaches."""
+    max_prompt_tokens: int = 1024
+    """Tokens of the longest prompt."""
+    max_response_tokens: int = 3072
+    """Tokens of the longest response."""
+    responses_per_prompt: int = 8
+    """Responses to each prompt: the group."""
+    tokens_per_micro_batch: int = 0
+    """Most tokens in one forward and backward pass; 0: the longest prompt with its response."""
+    zero_stage: int = 1
+    """ZeRO stage."""
+    offload: str = "none"
+    """Where optimizer states are: none, on the card; rollout, away while the engine samples; always away."""
+    activation_checkpointing: bool = True
+    """Recompute activations in the backward pass."""
+    lora_rank: int = 0
+    """Rank of adapters on all linear layers outside routed experts; 0: all weights are trained."""
+    kl_penalty: bool = False
+    """Whether there is a KL penalty, hence a reference model."""
+    kv_cache_gb: float = 0.0
+    """The engine's key-value cache, GB a card; 0: what is left."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -71,23 +90,37 @@ class PlanConfig:
             raise InputError(
                 f"expert_parallel: {self.expert_parallel} does not divide cluster.gpus={self.cluster.gpus}"
             )
-        check_positive(self, "length")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise InputError(f"zero_stage: {self.zero_stage} is none of 0, 1, 2, 3")
+        if self.offload not in OFFLOADS:
+            raise InputError(f"offload: {self.offload!r} is none of {', '.join(OFFLOADS)}")
+        check_positive(self, "max_prompt_tokens", "max_response_tokens", "responses_per_prompt")
+        check_not_negative(self, "tokens_per_micro_batch", "lora_rank", "kv_cache_gb")
+        if 0 < self.tokens_per_micro_batch < self.length:
+            raise InputError(
+                f"tokens_per_micro_batch: {self.tokens_per_micro_batch} holds no prompt and response; "
+                f"give at least {self.length}, or 0"
+            )
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.max_prompt_tokens + self.max_response_tokens
 
-@dataclass(frozen=True)
-class Sizes:
-    """What a plan is made of."""
-
-    total: int
-    """Parameters."""
-    active: int
-    """Parameters that a token uses."""
-    routed: int
-    """Parameters of routed experts, part of `total`."""
-    embedding: int
-    """Parameters of the token embedding, which is looked up and not multiplied."""
-    attention: int
-    """Layers times heads times head size: a query and a key cost so many multiplications twice."""
+    def setting(self) -> Setting:
+        """What decides about memory."""
+        tokens = self.tokens_per_micro_batch or self.length
+        work = Work(self.max_prompt_tokens, self.max_response_tokens, self.responses_per_prompt, tokens)
+        return Setting(
+            ranks=self.cluster.gpus,
+            work=work,
+            zero_stage=self.zero_stage,
+            checkpointing=self.activation_checkpointing,
+            offload=self.offload,
+            lora_rank=self.lora_rank,
+            expert_parallel=self.expert_parallel,
+            reference=self.kl_penalty,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +133,7 @@ class Plan:
     memory_gb: dict[int, float]
     """By ZeRO stage: weights, gradients and optimizer of one GPU in GB; activations and buffers come on top."""
     sync_gb: float
-    """One weight update of the rollout engine, bfloat16."""
+    """One weight update of the rollout engine, bfloat16; with adapters, theirs."""
     sync_s: float
     """Its time at the cluster's bandwidth when every GPU receives its share."""
     tokens_per_s: float
@@ -109,7 +142,10 @@ class Plan:
 
 def main(config: PlanConfig) -> None:
     """Run `evolpo plan` from the command line."""
-    print("\n".join(lines(config, plan(config))))
+    made = plan(config)
+    model = read_config(config.model)
+    cards = card_lines(model, made.sizes, config.setting(), config.cluster.memory_gb * 1e9, config.kv_cache_gb * 1e9)
+    print("\n".join([*lines(config, made), "", *cards]))
 
 
 def read_config(config: PlanModelConfig) -> PreTrainedConfig:
@@ -123,8 +159,12 @@ def read_config(config: PlanModelConfig) -> PreTrainedConfig:
     from evolpo.model.config import PRESETS, preset, register
 
     if not config.path:
+        if config.name in PUBLISHED:
+            fields = dict(PUBLISHED[config.name])
+            return AutoConfig.for_model(fields.pop("model_type"), **fields)
         if config.name not in PRESETS:
-            raise InputError(f"model.name: {config.name!r} is none of {', '.join(PRESETS)}; or give model.path")
+            known = ", ".join((*PRESETS, *PUBLISHED))
+            raise InputError(f"model.name: {config.name!r} is none of {known}; or give model.path")
         return preset(config.name)
     register()
     try:
@@ -132,40 +172,6 @@ def read_config(config: PlanModelConfig) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         raise InputError(f"model.path: {config.path}: {' '.join(str(error).split())[:200]}") from None
     return found
-
-
-def sizes_of(config: PreTrainedConfig) -> Sizes:
-    """Count parameters on empty weights; multi-token prediction does not count."""
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
-    from transformers import AutoModelForCausalLM
-
-    from evolpo.model.config import BailingMoeV2Config
-    from evolpo.model.ling import count_parameters
-
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = config.num_hidden_layers * heads * head_size
-    embedding = config.vocab_size * config.hidden_size
-    if isinstance(config, BailingMoeV2Config):
-        sparse = config.num_hidden_layers - config.first_k_dense_replace
-        routed = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
-        total, active = count_parameters(config)
-        return Sizes(total, active, routed, embedding, attention)
-    with init_empty_weights():
-        dense = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    total = sum(p.numel() for p in dense.parameters())
-    head, looking_up = dense.get_output_embeddings(), dense.get_input_embeddings()
-    if config.tie_word_embeddings and head.weight is not looking_up.weight:
-        total -= embedding  # empty weights are not tied
-    looked_up = 0 if config.tie_word_embeddings else embedding
-    return Sizes(total, total, 0, looked_up, attention)
-
-
-def state_bytes(stage: int, parameters: float, ranks: int) -> float:
-    """Bytes of weights, gradients and optimizer on one of `ranks` ranks (ZeRO, Rajbhandari et al. 2020, section 5)."""
-    kept = {0: (1, 1, 1), 1: (1, 1, ranks), 2: (1, ranks, ranks), 3: (ranks, ranks, ranks)}[stage]
-    parts = zip((WEIGHT, GRADIENT, OPTIMIZER), kept, strict=True)
-    return sum(parameters * size / share for size, share in parts)
 
 
 def plan(config: PlanConfig) -> Plan:
@@ -180,15 +186,15 @@ def plan(config: PlanConfig) -> Plan:
         raise InputError(f"expert_parallel: {config.expert_parallel} does not divide num_experts={experts}")
     sizes = sizes_of(model)
     gpus, cluster = config.cluster.gpus, config.cluster
-    dense, routed = sizes.total - sizes.routed, sizes.routed / config.expert_parallel
-    memory = {
-        stage: (state_bytes(stage, dense, gpus) + state_bytes(stage, routed, gpus // config.expert_parallel)) / 1e9
-        for stage in STAGES
-    }
+    memory = {}
+    for stage in STAGES:
+        held = states(sizes, replace(config.setting(), zero_stage=stage))
+        memory[stage] = (held["weights"] + held["gradients"] + held["optimizer"]) / 1e9
     # 2 operations a multiplication, backward twice the forward pass; a token sees half the sequence on average.
     flops = 6 * (sizes.active - sizes.embedding) + 6 * 2 * sizes.attention * config.length / 2
     peak = cluster.tflops * 1e12 * (2 if config.precision == "fp8" else 1) * gpus
-    sync = sizes.total * WEIGHT / 1e9
+    trained = config.lora_rank * sizes.adapter if config.lora_rank else sizes.total
+    sync = trained * WEIGHT["bf16"] / 1e9
     return Plan(sizes, flops, memory, sync, sync / gpus / cluster.bandwidth_gb_s, peak * config.mfu / flops)
 
 
@@ -198,7 +204,7 @@ def lines(config: PlanConfig, made: Plan) -> Sequence[str]:
     sizes, cluster = made.sizes, config.cluster
     share = f", experts over {config.expert_parallel}" if config.expert_parallel > 1 else ""
     result = [
-        f"{name} on {cluster.gpus} GPUs of {cluster.memory_gb:g} GB{share}",
+        f"{name} on {cluster.gpus} GPU{'s' * (cluster.gpus > 1)} of {cluster.memory_gb:g} GB{share}",
         f"parameters          {sizes.total / 1e9:.4g} B, {sizes.active / 1e9:.4g} B active,"
         f" {sizes.routed / 1e9:.4g} B in routed experts",
         f"FLOPs a token       {made.flops_per_token / 1e9:.4g} G, forward and backward at {config.length} tokens",

@@ -12,6 +12,7 @@ import numpy as np
 from evolpo import InputError
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.memory.check import check_training_memory
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory, context_tokens
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
@@ -38,6 +39,7 @@ def dry_run(config: TrainConfig) -> str:
     check_context(model, config.data, config.rollout)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
     check_model_memory(model, config.trainer.precision, True, world)
+    check_training_memory(model, config, world)
     notes: list[str] = []
     train, heldout = split_heldout(config.data, config.seed, notes.append)
     check_levels(config.curriculum, train, config.rollout.max_response_tokens, config.steps)

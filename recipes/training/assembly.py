@@ -12,6 +12,7 @@ from typing import Any
 
 from evolpo.model import model_folder
 from evolpo.recipes.config import TrainConfig
+from evolpo.recipes.memory.check import check_training_memory
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory
 from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.engine import start_engine
@@ -150,6 +151,7 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     check_context(base, config.data, config.rollout)
     check_model_memory(base, config.trainer.precision, True)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
+    check_training_memory(base, config, world)
     run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
     stop.run = run
     if rank == 0:

@@ -3,32 +3,11 @@
 import pytest
 
 from evolpo import InputError
-from evolpo.recipes.plan.plan import ClusterConfig, PlanConfig, PlanModelConfig, lines, plan, state_bytes
+from evolpo.recipes.plan.plan import ClusterConfig, PlanConfig, PlanModelConfig, lines, main, plan
 
 
 def make(name="ling_mini", gpus=8, **changes):
     return PlanConfig(PlanModelConfig(name), ClusterConfig(gpus=gpus), **changes)
-
-
-def test_states_by_hand():
-    """1000 parameters on 4 ranks: 16 bytes each; 4 + 12 / 4; 2 + 14 / 4; 16 / 4."""
-    assert [state_bytes(stage, 1000, 4) for stage in range(4)] == [16000, 7000, 5500, 4000]
-
-
-def test_states_equal_deepspeed_estimators():
-    """DeepSpeed counts four bytes more a parameter for gradients, which it also keeps in fp32, on the shards."""
-    stage_2 = pytest.importorskip("deepspeed.runtime.zero.stage_1_and_2")
-    stage_3 = pytest.importorskip("deepspeed.runtime.zero.stage3")
-    count = 16_000_000
-    options = {"cpu_offload": False, "additional_buffer_factor": 1}
-    _, two = stage_2.estimate_zero2_model_states_mem_needs(count, 8, 4, **options)
-    assert two == pytest.approx(2 * count + 18 * count / 32, rel=1e-6)
-    assert state_bytes(2, count, 32) == pytest.approx(two - 4 * count / 32)
-    _, three, *_ = stage_3.estimate_zero3_model_states_mem_needs(
-        count, 0, 8, 4, cpu_offload_params=False, zero_init=True, **options
-    )
-    assert three == pytest.approx(18 * count / 32, rel=1e-6)
-    assert state_bytes(3, count, 32) == pytest.approx(three - 2 * count / 32)
 
 
 def test_ling_1t_is_counted_without_being_loaded():
@@ -75,6 +54,10 @@ def test_the_table_says_what_fits():
         (lambda: make(mfu=0), "mfu: 0 is no share"),
         (lambda: make(precision="fp4"), "precision: 'fp4' is none of"),
         (lambda: make(gpus=0), "cluster.gpus: 0 is not positive"),
+        (lambda: make(zero_stage=4), "zero_stage: 4 is none of 0, 1, 2, 3"),
+        (lambda: make(offload="some"), "offload: 'some' is none of none, rollout, always"),
+        (lambda: make(tokens_per_micro_batch=100), "tokens_per_micro_batch: 100 holds no prompt and response"),
+        (lambda: make(lora_rank=-1), "lora_rank: -1 is negative"),
         (lambda: PlanConfig(PlanModelConfig(path="/nowhere/model")), "model.path: /nowhere/model"),
     ],
 )
@@ -82,3 +65,39 @@ def test_mistakes_are_one_line(config, message):
     with pytest.raises(InputError, match=message.replace(".", r"\.")) as error:
         plan(config())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    # Parameters by the Qwen2.5 report (arXiv 2412.15115), table 1 and model cards.
+    [
+        ("0_5b", 0.49),
+        ("1_5b", 1.54),
+        ("7b", 7.61),
+        ("14b", 14.7),
+        ("32b", 32.5),
+    ],
+)
+def test_published_models_have_the_sizes_that_are_published(name, billions):
+    assert plan(make(f"qwen2_5_{name}")).sizes.total / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def said(capsys, **fields):
+    main(make("qwen2_5_7b", **fields))
+    return capsys.readouterr().out
+
+
+def test_a_7b_model_on_eight_cards(capsys):
+    """Figures by the formulas of `recipes/memory/needs.py`, by hand: 7.616 B parameters."""
+    text = said(capsys)
+    assert "rollout             46.1 of 80 GB at the least: fits" in text  # 7.616 * (2 + 12 / 8 + 2) + 4 + 0.2 cache
+    assert "smallest change" not in text
+    assert "145 responses of the longest kind at once" in text
+
+
+def test_a_7b_model_on_one_card_does_not_fit_and_what_does(capsys):
+    text = said(capsys, gpus=1)
+    assert "rollout             126.1 of 80 GB at the least: does not fit" in text
+    assert "smallest change     offload=always" in text
+    assert "fits" in said(capsys, gpus=1, offload="always")
+    assert "smallest change" not in said(capsys, gpus=1, lora_rank=16)

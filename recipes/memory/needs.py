@@ -1,0 +1,158 @@
+"""What one card holds while the engine samples and while the trainer trains.
+
+Of N parameters on W ranks, in bytes, with weights w, gradients g and optimizer states o a parameter, each divided by W
+where its ZeRO stage shards it (Rajbhandari et al. 2020, section 5):
+
+    rollout   N (w + o) of the trainer + N w of the engine + key-value cache + 4 GB
+    training  N (w + g + o) + the larger of a pass and the step's fp32 gradients + 2 GB
+
+The trainer's states stay where they are while the engine samples, unless they are offloaded; the engine sleeps while
+the trainer trains. On a CPU nothing sleeps, and all ranks share one memory. The 4 GB are the engine's graphs,
+workspaces and activations, the 2 GB the libraries' and what the allocator loses: [ours], estimates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from evolpo.recipes.memory.sizes import Sizes
+
+OFFLOADS = ("none", "rollout", "always")
+"""Where optimizer states are: on the card; in the machine's memory while the engine samples; always there."""
+WEIGHT = {"bf16": 2, "fp32": 4}
+"""Bytes of a weight, and of a gradient."""
+OPTIMIZER = 12
+"""Bytes a parameter: fp32 master weight and two fp32 moments of Adam."""
+STEP = 4
+"""Bytes a parameter of a rank's share: its gradients in fp32, at the optimizer step."""
+OTHER_ROLLOUT, OTHER_TRAINING = 4e9, 2e9
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a micro-batch holds at the most."""
+
+    prompt_tokens: int
+    """Of the longest prompt."""
+    response_tokens: int
+    """Of the longest response."""
+    responses: int
+    """To a prompt."""
+    tokens: int
+    """In a micro-batch, a prompt counted once for its responses."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run is laid out."""
+
+    ranks: int
+    """Cards, each with an engine of its own; on a CPU, processes."""
+    work: Work
+    precision: str = "bf16"
+    zero_stage: int = 1
+    checkpointing: bool = False
+    offload: str = "none"
+    lora_rank: int = 0
+    """Rank of adapters on all linear layers outside routed experts; 0: all weights are trained."""
+    expert_parallel: int = 1
+    reference: bool = False
+    """Whether a reference model is held beside: that of a KL penalty, unless adapters can be left out."""
+
+    def with_tokens(self, tokens: int) -> Setting:
+        """The same with other micro-batches."""
+        return replace(self, work=replace(self.work, tokens=tokens))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of one card by part, in both phases."""
+
+    rollout: dict[str, float]
+    """Without the key-value cache."""
+    training: dict[str, float]
+    machine: float
+    """Bytes of the machine's memory for what is offloaded, over all ranks."""
+
+    @property
+    def most(self) -> float:
+        """Of the phase that needs more, the cache aside."""
+        return max(sum(self.rollout.values()), sum(self.training.values()))
+
+
+def shares(setting: Setting) -> dict[str, float]:
+    """By what a rank's weights, gradients and optimizer states are divided, for parameters that all ranks have."""
+    stage, ranks = setting.zero_stage, setting.ranks
+    return {
+        "weights": ranks if stage == 3 else 1,
+        "gradients": ranks if stage >= 2 else 1,
+        "optimizer": ranks if stage >= 1 else 1,
+    }
+
+
+def states(sizes: Sizes, setting: Setting) -> dict[str, float]:
+    """Bytes of weights, gradients and optimizer states of one rank; routed experts may be spread over ranks."""
+    spread = setting.expert_parallel
+    parts = [(float(sizes.total - sizes.routed), shares(setting))]
+    parts.append((sizes.routed / spread, shares(replace(setting, ranks=setting.ranks // spread))))
+    width = WEIGHT[setting.precision]
+    result = {"weights": sum(count * width / divided["weights"] for count, divided in parts)}
+    if setting.lora_rank:
+        adapter = setting.lora_rank * sizes.adapter
+        result["weights"] += adapter * width / parts[0][1]["weights"]
+        parts = [(float(adapter), parts[0][1])]
+    optimizer = OPTIMIZER if setting.precision == "bf16" or setting.zero_stage else OPTIMIZER - 4
+    result["gradients"] = sum(count * width / divided["gradients"] for count, divided in parts)
+    result["optimizer"] = sum(count * optimizer / divided["optimizer"] for count, divided in parts)
+    result["step"] = sum(count * STEP / divided["optimizer"] for count, divided in parts)
+    return result
+
+
+def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
+    """What a card holds in both phases.
+
+    Args:
+        sizes: of the model.
+        setting: how it is laid out.
+        pass_bytes: of a forward and backward pass, from `traced_pass`.
+    """
+    held = states(sizes, setting)
+    width = WEIGHT[setting.precision]
+    reference = sizes.total * width if setting.reference and not setting.lora_rank else 0.0
+    away = held["optimizer"] if setting.offload != "none" else 0.0
+    common = {"trainer's weights": held["weights"], "reference model": reference}
+    rollout = common | {
+        "optimizer": held["optimizer"] - away,
+        "engine's weights": float(sizes.total * width),
+        "other": OTHER_ROLLOUT,
+    }
+    always = setting.offload == "always"
+    training = common | {
+        "gradients": held["gradients"],
+        "optimizer": 0.0 if always else held["optimizer"],
+        "pass or step": max(pass_bytes, 0.0 if always else held["step"]),
+        "other": OTHER_TRAINING,
+    }
+    machine = (away + (held["step"] if always else 0.0)) * setting.ranks
+    return Needs(_present(rollout), _present(training), machine)
+
+
+def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: float) -> dict[str, float]:
+    """What all ranks hold together on a CPU, where nothing sleeps, by part."""
+    held = states(sizes, setting)
+    ranks, width = setting.ranks, WEIGHT[setting.precision]
+    return _present(
+        {
+            "trainer's weights": held["weights"] * ranks,
+            "reference model": float(sizes.total * width * ranks) if setting.reference else 0.0,
+            "gradients": held["gradients"] * ranks,
+            "optimizer": held["optimizer"] * ranks,
+            "pass or step": max(pass_bytes, held["step"]) * ranks,
+            "engine's weights": float(sizes.total * width * ranks),
+            "key-value cache": cache * ranks,
+        }
+    )
+
+
+def _present(parts: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in parts.items() if value}
