@@ -49,16 +49,12 @@ def check_field(schema: Any, field: str, where: str = "") -> None:
         where: what stands before the message, such as the name of a file.
     """
     if type_of(schema, field) is None:
-        raise InputError(f"{where}{field}: there is no such field; {_nearest(schema, field)}")
+        raise InputError(f"{where}{shown_name(field)}: there is no such field; {_nearest(schema, field)}")
 
 
-def check_fields_below(schema: Any, field: str, value: Any, where: str = "") -> None:
-    """`check_field` for all that a value of lists and mappings sets below a field."""
-    if not isinstance(value, Mapping | list):
-        return
-    for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-        check_field(schema, f"{field}.{key}", where)
-        check_fields_below(schema, f"{field}.{key}", part, where)
+def shown_name(field: str) -> str:
+    """A full name as messages show it: `data.train[0].path`."""
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", field)
 
 
 def check_numbers(config: Any, prefix: str = "") -> None:
@@ -94,7 +90,7 @@ def _check_lists(schema: Any, name: str, value: Any) -> None:
     if isinstance(value, Mapping) and is_section(type_of(schema, name)):
         for key, part in value.items():
             _check_lists(schema, f"{name}.{key}", part)
-    elif isinstance(value, list) and _without_none(type_of(schema, f"{name}.0")) in (int, float):
+    elif isinstance(value, list) and without_none(type_of(schema, f"{name}.0")) in (int, float):
         for index, part in enumerate(value):
             if isinstance(part, bool) or not isinstance(part, int | float):
                 raise InputError(f"{name}[{index}]: {part!r} is no number; give one")
@@ -138,7 +134,7 @@ def _names(field: str) -> Sequence[str]:
 
 def _below(found: Any, name: str) -> Any:
     """Type of what is called `name` in something of type `found`; None if there is no such thing."""
-    found = _without_none(found)
+    found = without_none(found)
     if found is ANYTHING:
         return ANYTHING
     if dataclasses.is_dataclass(found):
@@ -151,8 +147,8 @@ def _below(found: Any, name: str) -> Any:
     return None
 
 
-def _without_none(found: Any) -> Any:
-    """`int | None` as `int`."""
+def without_none(found: Any) -> Any:
+    """`int | None` as `int`; `ANYTHING` for other unions."""
     if typing.get_origin(found) in (Union, types.UnionType):
         kept = [one for one in typing.get_args(found) if one is not type(None)]
         return kept[0] if len(kept) == 1 else ANYTHING
@@ -161,19 +157,26 @@ def _without_none(found: Any) -> Any:
 
 def is_text(found: Any) -> bool:
     """Whether a field of this type holds text."""
-    return _without_none(found) is str
+    return without_none(found) is str
 
 
 def is_section(found: Any) -> bool:
     """Whether a field of this type holds further fields of its own."""
-    return dataclasses.is_dataclass(_without_none(found))
+    return dataclasses.is_dataclass(without_none(found))
+
+
+def is_open(schema: Any, field: str) -> bool:
+    """Whether a field, or one that it stands below, holds names that no dataclass knows, such as a reward's options."""
+    parts = _names(field)
+    above = (type_of(schema, ".".join(parts[:count])) for count in range(1, len(parts) + 1))
+    return any(typing.get_origin(without_none(one)) is dict for one in above)
 
 
 def all_fields(schema: Any, prefix: str = "") -> Iterator[str]:
     """Full names of all fields of a dataclass; an element of a list is `[]`."""
     for name, found in typing.get_type_hints(schema).items():
         yield f"{prefix}{name}"
-        found = _without_none(found)
+        found = without_none(found)
         inner = typing.get_args(found)[:1] if typing.get_origin(found) is list else ()
         for part, dots in ((found, "."), *((one, "[].") for one in inner)):
             if is_section(part):

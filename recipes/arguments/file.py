@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from evolpo import InputError
-from evolpo.recipes.arguments.fields import check_field, check_fields_below, is_section, type_of
+from evolpo.recipes.arguments.fields import check_field, is_section, type_of
+from evolpo.recipes.arguments.kinds import check_value, is_group
 
 GROUP = "config_file"
 OVERRIDE = f"+{GROUP}=given"
@@ -72,12 +73,12 @@ def read_config_file(path: str, schema: Any) -> ConfigFile:
             continue
         check_field(schema, str(name), f"{path}: ")
         section = is_section(type_of(schema, name))
-        if section and isinstance(value, str):
+        if section and isinstance(value, str) and is_group(name):
             choices[name] = value
         elif section and not isinstance(value, dict):
             raise InputError(f"{path}: {name}: holds no fields; write them indented below it, or leave it out")
         else:
-            check_fields_below(schema, name, value, f"{path}: ")
+            check_value(schema, name, value, f"{path}: ")
             fields[name] = value
     return ConfigFile(file.resolve(), fields, choices)
 

@@ -12,6 +12,9 @@ from hydra.errors import HydraException
 
 from evolpo.recipes.arguments.fields import is_text, type_of
 
+UNKNOWN: Any = object()
+"""Stands for a value that cannot be told."""
+
 
 def quoted(text: str) -> str:
     """Text as a value of hydra, whatever stands in it."""
@@ -56,12 +59,12 @@ def readable(argument: str, schema: Any) -> str:
 
 
 def value_of(argument: str) -> Any:
-    """What an override sets its field to; None where hydra cannot read it, or it is a sweep."""
+    """What an override sets its field to; UNKNOWN where hydra cannot read it, or it is a sweep."""
     try:
         override = OverridesParser.create().parse_override(argument)
-        return None if override.is_sweep_override() else override.value()
+        return UNKNOWN if override.is_sweep_override() else override.value()
     except (HydraException, ValueError):
-        return None
+        return UNKNOWN
 
 
 def at_home(config: Any) -> Any:

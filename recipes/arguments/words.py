@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from evolpo import InputError
-from evolpo.recipes.arguments.fields import check_field, check_fields_below, is_section, type_of
+from evolpo.recipes.arguments.fields import check_field, is_open, is_section, type_of
 from evolpo.recipes.arguments.file import (
     EXPERIMENT,
     OVERRIDE,
@@ -19,7 +19,8 @@ from evolpo.recipes.arguments.file import (
     read_config_file,
     register,
 )
-from evolpo.recipes.arguments.grammar import quoted, readable, value_of
+from evolpo.recipes.arguments.grammar import UNKNOWN, quoted, readable, value_of
+from evolpo.recipes.arguments.kinds import check_value
 
 OWN_DATA = "data=own"
 """The group of data that sets nothing: what problems of one's own begin with."""
@@ -38,8 +39,8 @@ def hydra_words(arguments: Sequence[str], config_name: str, schema: Any, positio
         InputError: a field does not exist, or the file of `--config` is wrong.
     """
     words, path = _without_config(named(arguments, positional))
-    words = [expanded(word, config_name) for word in words if word != OVERRIDE]
-    words = [readable(word, schema) for word in words]
+    words = [expanded(dotted(word), config_name) for word in words if word != OVERRIDE]
+    words = [added(readable(word, schema), schema) for word in words]
     for word in words:
         _check_word(word, schema)
     forget_file()
@@ -65,16 +66,26 @@ def named(arguments: Sequence[str], fields: Sequence[str]) -> list[str]:
     return [*overrides, *arguments[len(overrides) :]]
 
 
+def dotted(argument: str) -> str:
+    """`data.train[0].path=FILE`, as messages name fields, as hydra wants it: `data.train.0.path=FILE`."""
+    name, equals, value = argument.partition("=")
+    return re.sub(r"\[(\d+)\]", r".\1", name) + equals + value if equals else argument
+
+
 def expanded(argument: str, config_name: str) -> str:
     """`--dry-run` as an override; `experiment=NAME` as the file of this command, `experiment=COMMAND/NAME`."""
     if argument == "--dry-run":
         return "dry_run=true"
     field, equals, value = argument.partition("=")
-    if field == "runs" or field.startswith(("options.", "runs.", "data.chat_template_kwargs")):
-        return f"++{argument}"  # A reward's own options, the user's own methods: the configuration knows none of them.
     if field.lstrip("+") != EXPERIMENT or not value:
         return argument
     return field + equals + ",".join(one if "/" in one else f"{config_name}/{one}" for one in value.split(","))
+
+
+def added(argument: str, schema: Any) -> str:
+    """An override that may add names where the configuration knows none, such as the options of a reward."""
+    field, equals, _ = argument.partition("=")
+    return f"++{argument}" if equals and re.fullmatch(r"\w[\w.\[\]]*", field) and is_open(schema, field) else argument
 
 
 def own_data(words: Sequence[str], fields: Mapping[str, Any]) -> bool:
@@ -129,6 +140,7 @@ def _check_word(word: str, schema: Any) -> None:
         return
     check_field(schema, name)
     value = value_of(word)
-    check_fields_below(schema, name, value)
     if is_section(type_of(schema, name)) and value in (None, "", []):
         raise InputError(f"{name}: holds fields of its own and cannot be empty; leave it out, or set its fields")
+    if value is not UNKNOWN:
+        check_value(schema, name, value)

@@ -4,7 +4,8 @@ import math
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import hydra
 import pytest
@@ -16,8 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evolpo import InputError
-from evolpo.recipes.arguments.fields import SIGNED, all_fields, check_field, check_numbers, type_of
+from evolpo.recipes.arguments.fields import SIGNED, all_fields, check_field, check_numbers, type_of, without_none
 from evolpo.recipes.arguments.grammar import at_home, quoted, readable, written
+from evolpo.recipes.arguments.kinds import check_value, is_group
 from evolpo.recipes.arguments.words import hydra_words, words_again
 from evolpo.recipes.commands import COMMANDS, registered
 from evolpo.recipes.config import TrainConfig
@@ -107,6 +109,15 @@ def test_what_is_given_beside_own_problems_counts() -> None:
     assert data == DataConfig(train=data.train, max_prompt_tokens=77, heldout_size=5)
 
 
+def test_options_are_set_where_there_were_none() -> None:
+    math = "rewards.components=[{use: math}]"
+    for word in ("rewards.components.0.options.tolerant=true", "rewards.components.0.options={tolerant: true}"):
+        assert compose("train", OWN, math, word).rewards.components[0].options == {"tolerant": True}
+    made = "data.train=[{kind: reasoning_gym, family: chain_sum}]"
+    for word in ("data.train.0.params.min_terms=2", "data.train[0].params={min_terms: 2}"):
+        assert compose("train", made, word).data.train[0].params == {"min_terms": 2}
+
+
 def test_what_a_template_takes_is_given_as_the_guide_says() -> None:
     for word in (
         "data.chat_template_kwargs={enable_thinking: false}",
@@ -189,7 +200,12 @@ def test_the_words_for_another_process(recipe: Any) -> None:
         ("trainer: {learning_rat: 1}", ["trainer.learning_rat", "trainer.learning_rate"]),
         ("learning_rate: 1", ["learning_rate", "trainer.learning_rate"]),
         ("max_prompt_tokens: 1", ["data.max_prompt_tokens"]),
-        ("data: {train: [{knd: jsonl}]}", ["data.train.0.knd", "data.train[].kind"]),
+        ("data: {train: [{knd: jsonl}]}", ["data.train[0].knd", "data.train[].kind"]),
+        ("evaluation: samples", ["evaluation", "holds no fields"]),
+        ("data: {train: null}", ["data.train: is null; give a list, as in [{kind: ...}], or leave it out"]),
+        ("data: {train: [{kind: file, weight: many}]}", ['data.train[0].weight: "many" does not fit; give a number']),
+        ("rewards: {components: [{use: math, tasks: apps}]}", ['[0].tasks: "apps" does not fit; give a list']),
+        ("data: {system_prompt: off}", ["data.system_prompt: false is a truth value", "in quotes"]),
         ("data:", ["data", "holds no fields"]),
         ("data: [1]", ["data", "holds no fields"]),
         ("trainer:\n  fp8: no\n trainer: 3", ["no YAML", "line 3"]),
@@ -251,6 +267,59 @@ NEEDED = {
     "pipeline": ["experiment=evo_cot_nano"],
     "bench aesthetics": ["folder=a"],
 }
+
+
+UNLIKE: dict[Any, list[Any]] = {
+    str: [None, [], ["a"], {"a": 1}, True, math.nan],
+    int: [None, [], {}, "many", "", "1.5", 1.5, math.nan, True],
+    float: [None, [], {}, "many", "", False],
+    bool: [None, [], {}, "maybe", "", 2, -1, 0.5],
+    list: [None, {}, {"a": 1}, "a", "", 3, True, math.nan],
+    dict: [None, [], [1], "a", "", 3, True, math.nan],
+}
+LIKE: dict[Any, list[Any]] = {
+    str: ["", "a", 3, 1.5, "no", "${seed}", "???"],
+    int: [3, "3", -1, "${seed}"],
+    float: [3, 0.5, "1e-5", 10**30],
+    bool: [True, "yes", "OFF", 0, 1],
+    list: [[]],
+    dict: [{}],
+}
+
+
+def kind_of(schema: Any, field: str) -> tuple[Any, bool]:
+    """What a field holds, as a key of the tables above, and whether it may be null."""
+    found = type_of(schema, field)
+    kind = without_none(found)
+    kind = dict if is_dataclass(kind) else get_origin(kind) or kind
+    return kind, kind is Any or NoneType in get_args(found)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_a_value_of_another_kind_is_refused_under_its_full_name(command: str) -> None:
+    schema = resolve_name(COMMANDS[command].schema)
+    for field in all_fields(schema):
+        name = field.replace("[]", ".0")
+        kind, optional = kind_of(schema, name)
+        for value in UNLIKE.get(kind, []):
+            if (value is None and optional) or (is_group(name) and isinstance(value, str)):
+                continue
+            with pytest.raises(InputError) as caught:
+                check_value(schema, name, value, "my.yaml: ")
+            message = str(caught.value)
+            assert message.startswith(f"my.yaml: {field.replace('[]', '[0]')}: "), message
+            assert "give " in message or "quotes" in message, message
+            assert "\n" not in message
+        for value in [*LIKE.get(kind, []), *([None] if optional else [])]:
+            check_value(schema, name, value)
+
+
+def test_groups_are_picked_by_name_and_set_by_fields() -> None:
+    check_value(TrainConfig, "data", "gsm8k")
+    check_value(TrainConfig, "data", {"heldout_size": 3})
+    for name, value in (("data", 5), ("data", ["a"]), ("evaluation", "often"), ("rewards.service", "fast")):
+        with pytest.raises(InputError, match=rf"^{name}: .* does not fit; give its fields, as in {{"):
+            check_value(TrainConfig, name, value)
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))

@@ -72,7 +72,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train data=null", ["data", "cannot be empty"]),
         ("train trainer=null", ["trainer", "cannot be empty"]),
         ("train seed=-1", ["seed", "-1"]),
-        ("train steps=1e400", ["steps", "inf"]),
+        ("train steps=1e400", ["steps", "a whole number"]),
         ("train trainer.learning_rate=nan", ["trainer.learning_rate", "not finite"]),
         ("train prompts_per_step=2000000000", ["prompts_per_step", "memory"]),
         ("train rollout.kv_cache_gb=1e9", ["rollout.kv_cache_gb", "more than"]),
