@@ -36,6 +36,10 @@ find_missing() {
     for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
         command -v "${program%%:*}" >/dev/null || useful+=("${program##*:}")
     done
+    # Pages in any script, with emoji.
+    for font in :lang=zh:fonts-noto-cjk ":family=Noto Color Emoji:fonts-noto-color-emoji"; do
+        [ -n "$(fc-list "${font%:*}" 2>/dev/null)" ] || useful+=("${font##*:}")
+    done
 }
 find_missing
 if [ $((${#needed[@]} + ${#useful[@]})) -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -86,5 +90,6 @@ grep -v '^deepspeed==' "$lock" >"$work/others"
 run "$(grep -c == "$work/others") packages of $lock" "${pip[@]}" install --progress-bar raw --no-deps --requirement "$work/others"
 run "deepspeed" "${pip[@]}" install --no-deps --no-build-isolation "$(pinned deepspeed)"
 run "evolpo" "${pip[@]}" install --no-deps --no-build-isolation --editable .
+say "$("$venv/bin/python" -m evolpo.rewards.frontend.packages) ($((SECONDS - started)) s)"
 echo "$kind" >"$venv/.installed"
 say "done in $((SECONDS - started)) s"

@@ -34,6 +34,8 @@ class Page:
     files: Mapping[str, str] = field(default_factory=dict)
     """Path relative to the document -> content of every other file given."""
     kind: Literal["html", "svg"] = "html"
+    packages: tuple[str, ...] = ()
+    """Folders with npm packages that it may load besides those of the list (see `delivery`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from evolpo import InputError
 from evolpo.rewards.base import Sample, Scope, Score
 from evolpo.rewards.frontend.assertions import parse_checks, run_checks
 from evolpo.rewards.frontend.browser import find_chromium
@@ -40,6 +42,7 @@ class Frontend:
         deadline_s: float = DEADLINE_S,
         judge: Judge | str | Mapping[str, Any] | None = None,
         checklist_weights: dict[str, float] | None = None,
+        packages: str = "",
     ) -> None:
         """Raises ValueError for weights that do not fit, InputError for a wrong judge or if Chromium is missing.
 
@@ -51,6 +54,8 @@ class Frontend:
             judge: a multimodal judge for the third stage (see `make_judge`); without one computed measures stand alone.
             checklist_weights: how much each item of its checklist counts; `evolpo bench aesthetics` fits them to what
                 people say. All alike without them.
+            packages: folder with npm packages (such as `node_modules`) that pages may load by the addresses of content
+                delivery networks, besides those that set-up installed; empty for none.
         """
         weights = (syntax_weight, function_weight, aesthetics_weight)
         if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
@@ -61,7 +66,10 @@ class Frontend:
             if judge is None:
                 raise ValueError("checklist_weights weigh what a judge says; give judge, or leave them out")
             item_weights(checklist_weights)
+        if packages and not Path(packages).is_dir():
+            raise InputError(f"packages: {packages} is no folder; give one with npm packages, such as node_modules")
         find_chromium()
+        self._packages = (packages,) if packages else ()
         self.weights = weights
         self._checklist_weights = checklist_weights
         self._judge = None if judge is None else make_judge(judge)
@@ -85,6 +93,7 @@ class Frontend:
         page = extract_page(sample.text)
         if page is None:
             return Score.model_fail("no HTML or SVG document in the response")
+        page = replace(page, packages=self._packages)
         syntax = await asyncio.to_thread(check_syntax, page)
         metrics = {"syntax": syntax.score, "syntax_errors": float(len(syntax.problems))}
         artifacts: dict[str, Any] = {"syntax": [f"{one.kind} {one.line}: {one.code}" for one in syntax.problems]}

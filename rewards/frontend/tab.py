@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from evolpo.rewards.frontend.delivery import Delivered, deliver, without_integrity
 from evolpo.rewards.frontend.extract import Page
 
 if TYPE_CHECKING:
@@ -197,6 +198,10 @@ class Tab:
             elif main:
                 self._served = True
                 await route.fulfill(body=_document(self.page), content_type="text/html; charset=utf-8")
+            elif delivered := await self._delivered(route.request.url):
+                # Fonts, modules and scripts with `crossorigin` are loaded only where the answer allows everybody.
+                headers = {"Access-Control-Allow-Origin": "*", "Content-Type": delivered.content_type}
+                await route.fulfill(body=delivered.body, headers=headers)
             elif f"{address.scheme}://{address.netloc}" != ORIGIN:
                 self.refused.append(route.request.url[:200])
                 await route.abort("blockedbyclient")
@@ -208,6 +213,11 @@ class Tab:
                     self.missing.append(path)
                 await route.fulfill(status=404, body="")
 
+    async def _delivered(self, url: str) -> Delivered | None:
+        if url.startswith(f"{ORIGIN}/") or not url.startswith(("https://", "http://")):
+            return None
+        return await asyncio.to_thread(deliver, url, self.page.packages)
+
     async def _on_web_socket(self, socket: WebSocketRoute) -> None:
         self.refused.append(socket.url[:200])
         await socket.close()
@@ -215,7 +225,7 @@ class Tab:
 
 def _document(page: Page) -> str:
     if page.kind == "html":
-        return page.html
+        return without_integrity(page.html)
     image = page.html[max(page.html.find("<svg"), 0) :]
     head = '<meta charset="utf-8"><title>Image</title><style>body { margin: 0 } svg { max-width: 100% }</style>'
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{image}</body></html>'
