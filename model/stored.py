@@ -25,6 +25,12 @@ COUNTS = re.compile(
     r"|\w*_(size|dim|heads|layers|rank|experts)|max_position_embeddings|first_k_dense_replace"
 )
 """Names of fields with a whole number that is not negative; null stands for a default."""
+KINDS = (
+    ("architectures", list, "a list of names"),
+    ("model_type", str, "a name"),
+    ("quantization_config", dict, "an object"),
+)
+"""Fields that say of what kind a model is."""
 NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length", "max_new_tokens")
 ENDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
@@ -65,13 +71,18 @@ def parameters(folder: Path) -> int:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder, its sizes checked for being sizes.
+    """The config.json of a model folder, its sizes checked for being sizes, and what says its kind for being that.
 
     Raises:
         DamagedError: it cannot be read, or a field with a size has none.
     """
     file = folder / "config.json"
     raw = read_object(file)
+    for name, kind, called in KINDS:
+        if raw.get(name) is not None and not isinstance(raw[name], kind):
+            raise DamagedError(file, f"says {name}={json.dumps(raw[name])[:40]}; give {called}")
+    if not all(isinstance(one, str) for one in raw.get("architectures") or []):
+        raise DamagedError(file, f"says architectures={json.dumps(raw['architectures'])[:40]}; give a list of names")
     for name, value in raw.items():
         if isinstance(value, float) and not math.isfinite(value) and COUNTS.fullmatch(name):
             raise DamagedError(file, f"says {name}={value}; give a whole number")
