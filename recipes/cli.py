@@ -16,6 +16,7 @@ from typing import Any
 
 from evolpo import InputError, __version__
 from evolpo.recipes.commands import COMMANDS, one_line, registered
+from evolpo.rewards.beside import make_importable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> None:
 
     command = registered(name)
     sys.argv = [f"evolpo {name}", *command.words(rest)]
-    sys.path.insert(0, str(Path.cwd()))  # plugins beside the user
+    make_importable(Path.cwd())  # plugins beside the user
 
     @wraps(command.run)
     def job(config: Any) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, TextIO
 
+from evolpo.rewards.beside import make_importable
 from evolpo.rewards.service.process import START_TIMEOUT_S
 from evolpo.rewards.service.workers import describe
 
@@ -42,14 +43,14 @@ def import_attribute(path: str) -> Any:
     check_path(path)
     module_name, _, attributes = path.partition(":")
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    make_importable(here)
     found = _import_module(module_name, here)
     for attribute in attributes.split("."):
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            raise ValueError(f"{module_name} has no attribute {attributes!r}{_similar(attribute, found)}") from None
+            hint = _similar(attribute, found) or _of_python(module_name)
+            raise ValueError(f"{module_name} has no attribute {attributes!r}{hint}") from None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module's or a class's own __getattr__
@@ -78,6 +79,13 @@ def _similar(attribute: str, found: Any) -> str:
     except Exception:  # noqa: BLE001 - __dir__ may be the plugin's
         near = []
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _of_python(name: str) -> str:
+    top = name.partition(".")[0]
+    return (
+        f"; {top} is a module of Python itself, give your file another name" if top in sys.stdlib_module_names else ""
+    )
 
 
 def _import_module(name: str, here: str) -> Any:
@@ -131,7 +139,7 @@ def _try_elsewhere(name: str) -> None:
         quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         # In a session of its own, so that Ctrl-C reaches this process alone.
         trial = subprocess.Popen(
-            [sys.executable, "-c", code], pass_fds=(said.fileno(),), start_new_session=True, **quiet
+            [sys.executable, "-P", "-c", code], pass_fds=(said.fileno(),), start_new_session=True, **quiet
         )
         try:
             code_of_end = trial.wait(START_TIMEOUT_S)

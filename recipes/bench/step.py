@@ -90,7 +90,7 @@ class Side:
     def __init__(self, name: str, task: StepTask, log: Path) -> None:
         """Start the worker and wait until it is ready."""
         self.name, self._log = name, log
-        command = [sys.executable, "-m", WORKERS[name], json.dumps(asdict(task))]
+        command = [sys.executable, "-P", "-m", WORKERS[name], json.dumps(asdict(task))]
         defaults = {"OMP_NUM_THREADS": str(os.cpu_count()), "CUDA_VISIBLE_DEVICES": "0"}
         with log.open("w") as stderr:
             self._process = subprocess.Popen(

@@ -58,7 +58,7 @@ from evolpo.rollout.engine import RolloutEngine
 
 WAIT_S = 2.0
 """Seconds until a worker looks again whether a run is free."""
-EVOLPO = [sys.executable, "-m", "evolpo.recipes.cli", "compare"]
+EVOLPO = [sys.executable, "-P", "-m", "evolpo.recipes.cli", "compare"]
 STATUS = {"done": "ok", "failed": "failed", "started": "pending", "pending": "pending"}
 
 

@@ -174,7 +174,7 @@ def _call(command: Sequence[str], lock: int) -> int:
 
     Ctrl-C reaches that process too: the pipeline waits for its end. SIGTERM is handed on.
     """
-    child = subprocess.Popen([sys.executable, "-m", "evolpo.recipes.cli", *command], pass_fds=(lock,))
+    child = subprocess.Popen([sys.executable, "-P", "-m", "evolpo.recipes.cli", *command], pass_fds=(lock,))
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),

@@ -51,7 +51,7 @@ def launched(command: str, processes: int = 1) -> bool:
         return False
     words = words_again(job.overrides.task if sweeping else sys.argv[1:])
     # Where hydra began: a run that is resumed has gone to another directory since.
-    code = run_processes([sys.executable, "-m", "evolpo.recipes.cli", command, *words], count, job.runtime.cwd)
+    code = run_processes([sys.executable, "-P", "-m", "evolpo.recipes.cli", command, *words], count, job.runtime.cwd)
     if code:
         raise SystemExit(code)
     return True

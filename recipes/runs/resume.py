@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from evolpo.recipes.arguments.grammar import at_home
 from evolpo.recipes.runs.damage import check_config, check_run
 from evolpo.recipes.runs.folder import CONFIG, read_start
 from evolpo.recipes.runs.lock import locked
+from evolpo.rewards.beside import make_importable
 from evolpo.rl.checkpoint import find_checkpoint, read_state, real_folder, step_folders
 
 PATHS = ("path", "output_dir")
@@ -186,5 +186,4 @@ def _go_to(directory: str) -> None:
     """Work where the run was started, if that is still there."""
     if directory and Path(directory).is_dir():
         os.chdir(directory)
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
+        make_importable(directory)

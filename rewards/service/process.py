@@ -43,6 +43,7 @@ class WorkerProcess:
         self._process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-c",
                 f"import sys; sys.path[:] = {sys.path!r}; from {module} import serve; serve({arguments})",
             ],
