@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evolpo.model.files import DamagedError, read_header, read_object, read_text
+from evolpo.model.lora import ADAPTER, CONFIG, is_adapter
 
 STATE = "state.json"
 FILES, SUM = "files", "sha256"
@@ -126,6 +127,10 @@ _seen_whole: set[tuple[Path, int]] = set()
 
 
 def _check_structure(folder: Path, optimizer: bool) -> None:
+    if is_adapter(folder):
+        read_object(folder / CONFIG)
+        read_header(folder / ADAPTER)
+        return
     read_object(folder / "config.json")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (folder / name).exists():

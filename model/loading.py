@@ -7,13 +7,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evolpo import InputError
+from evolpo.model.lora import LoraConfig
 from evolpo.model.support import check_folder, check_kind, unsupported
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class ModelConfig:
     """Name of a model that comes with evolpo or its packages: smollm2, ling_nano. Used when `path` is empty."""
     path: str = ""
     """Folder in Hugging Face layout, or hub name."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters, which are trained instead of all weights where a rank is given; docs/lora.md."""
+
+    @property
+    def adapters(self) -> LoraConfig | None:
+        """The adapters that are trained; None: all weights are."""
+        return self.lora if self.lora.rank is not None else None
 
     def __post_init__(self) -> None:
         """Check that a model is named."""

@@ -72,12 +72,24 @@ def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         InputError: no model can be made of it.
     """
+    from evolpo.model.names import by_layer, published
+
+    model = empty_model(folder)
+    named = model.state_dict(keep_vars=True).items()
+    return {name: tuple(one.shape) for layer in by_layer(named) for name, one in published(model, layer)}
+
+
+def empty_model(folder: Path) -> Any:
+    """The model of a config.json on the meta device.
+
+    Raises:
+        InputError: no model can be made of it.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     from evolpo.model.config import BailingMoeV2Config, register
-    from evolpo.model.names import by_layer, published
 
     register()
     loudness = logging.get_verbosity()
@@ -88,12 +100,9 @@ def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             if isinstance(config, BailingMoeV2Config):
                 from evolpo.model.ling import BailingMoeV2ForCausalLM
 
-                model: Any = BailingMoeV2ForCausalLM(config)
-            else:
-                maker: Any = AutoModelForCausalLM
-                model = maker.from_config(config, attn_implementation="eager", trust_remote_code=False)
-        named = model.state_dict(keep_vars=True).items()
-        return {name: tuple(one.shape) for layer in by_layer(named) for name, one in published(model, layer)}
+                return BailingMoeV2ForCausalLM(config)
+            maker: Any = AutoModelForCausalLM
+            return maker.from_config(config, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- whatever a class makes of fields that are wrong
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"model.path: {folder / 'config.json'}: no model can be made of it ({reason})") from None

@@ -35,8 +35,8 @@ def check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file() and "config.json" in missing:
         base = _read(folder / "adapter_config.json").get("base_model_name_or_path") or "its base model"
         raise InputError(
-            f"model.path: {folder} is an adapter of {base}; merge it into that first (peft's merge_and_unload) and"
-            " give the folder of the merged model"
+            f"model.path: {folder} is an adapter of {base}; make a whole model of both first: evolpo merge"
+            f" adapter={folder} output=FOLDER, and give that folder"
         )
     if missing and (gguf := sorted(folder.glob("*.gguf"))):
         raise InputError(

@@ -18,6 +18,33 @@ from evolpo.rl.training.config import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
 
+LOW_ADAPTER_RATE = 1e-5
+"""Below it a learning rate is probably one of full training."""
+
+
+def check_adapters(model: ModelConfig, trainer: TrainerConfig) -> None:
+    """Raise InputError where adapters are asked for together with what cannot be trained by them."""
+    if model.adapters is None:
+        return
+    if trainer.fp8:
+        raise InputError("model.lora: adapters cannot stand beside products in FP8; set trainer.fp8=false")
+    if trainer.expert_parallel > 1:
+        raise InputError("model.lora: adapters cannot stand in experts that are spread; set trainer.expert_parallel=1")
+
+
+def adapter_warnings(model: ModelConfig, trainer: TrainerConfig) -> list[str]:
+    """What is probably not meant when adapters are trained.
+
+    Source: Schulman et al., "LoRA Without Regret" (Thinking Machines, 2025): the best rate of adapters is about ten
+    times that of full training, in supervised fine-tuning and in reinforcement learning, whatever the rank.
+    """
+    if model.adapters is None or trainer.learning_rate >= LOW_ADAPTER_RATE:
+        return []
+    return [
+        f"trainer.learning_rate: {trainer.learning_rate:g} is low for adapters, which take about ten times the rate of "
+        "full training; see docs/lora.md"
+    ]
+
 
 @dataclass
 class TrainConfig:
@@ -55,6 +82,7 @@ class TrainConfig:
         """Check what concerns more than one part."""
         check_name(self.name)
         check_positive(self, "steps", "prompts_per_step")
+        check_adapters(self.model, self.trainer)
         by_column = any(source.difficulty_column for source in self.data.train)
         levels = None if by_column else [source.difficulty for source in self.data.train]
         self.curriculum.check(levels, self.rollout.max_response_tokens, self.steps)
@@ -89,7 +117,7 @@ class TrainConfig:
             f"{name}: cuts the distribution that is sampled from, while the whole one is trained; log-probabilities of "
             f"engine and trainer will differ. Sample from all of it, or weigh by algorithm.correction=tis"
             for name in names
-        ]
+        ] + adapter_warnings(self.model, self.trainer)
 
     def describe_batch(self, world: int) -> str:
         """The three batch sizes and how they belong together, in one line."""
@@ -141,6 +169,7 @@ class SftConfig:
         """Check ranges."""
         check_name(self.name)
         check_positive(self, "steps", "examples_per_step")
+        check_adapters(self.model, self.trainer)
         check_not_negative(self, "evaluate_every", "heldout_examples")
         if self.heldout_examples and not self.path:
             raise InputError("heldout_examples: is for examples of `path`; without one set data.heldout_size")
@@ -171,6 +200,8 @@ class EvaluateConfig:
         """Check the name, and settle the precision."""
         check_name(self.name)
         self.precision = resolve_precision(self.precision, "precision")
+        if self.model.adapters is not None:
+            raise InputError("model.lora: is for training; to evaluate adapters, evolpo merge makes a model of them")
 
 
 @dataclass

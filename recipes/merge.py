@@ -1,4 +1,4 @@
-"""`evolpo merge`: several checkpoints of a run become one model, judged by their held-out losses."""
+"""`evolpo merge`: several checkpoints of a run become one model, judged by their held-out losses; or adapters do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from evolpo import InputError
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.files import read_object
+from evolpo.model.lora import is_adapter
 from evolpo.recipes.config import SftConfig
 from evolpo.recipes.runs.damage import check_model_whole
 from evolpo.recipes.runs.resume import saved_config
@@ -19,6 +20,7 @@ from evolpo.recipes.sft import encode_example, heldout_losses, load_examples
 from evolpo.rl.batching import collate, make_micro_batches
 from evolpo.rl.checkpoint import step_folders
 from evolpo.rl.data import Row
+from evolpo.rl.fold import fold_adapter
 from evolpo.rl.logprobs import Policy, check_supported
 from evolpo.rl.logs.files import write_json
 from evolpo.rl.logs.metrics import LoggerConfig
@@ -33,10 +35,10 @@ REPORT = "merge.json"
 
 @dataclass
 class MergeConfig:
-    """`evolpo merge`: the decay of the learning rate, simulated after training (WSM)."""
+    """`evolpo merge`: the decay of the learning rate, simulated after training (WSM); or adapters and their base."""
 
     checkpoints: list[str] = field(default_factory=list)
-    """Model folders, oldest first; or give `run`."""
+    """Model folders, oldest first; or give `run`, or `adapter`."""
     run: str = ""
     """Folder of a run whose newest checkpoints are merged."""
     last: int = 8
@@ -45,13 +47,21 @@ class MergeConfig:
     """Which decay to simulate: linear, cosine, inverse_sqrt; or uniform, the mean of the checkpoints."""
     heldout: str = ""
     """Folder of a run of `evolpo sft` whose held-out examples judge all checkpoints and the merge; empty: no judge."""
+    adapter: str = ""
+    """Folder of adapters (LoRA, PEFT's layout) that are folded into their base: nothing else is merged then."""
+    base: str = ""
+    """The model that the adapters belong to; empty: the one that they name."""
     output: str = ""
     """Folder of the merged model; must not exist."""
 
     def __post_init__(self) -> None:
         """Check what is merged, how, and where it goes."""
-        if bool(self.checkpoints) == bool(self.run):
-            raise InputError("checkpoints: give either checkpoints=[A,B,...] or run=FOLDER")
+        if [bool(self.checkpoints), bool(self.run), bool(self.adapter)].count(True) != 1:
+            raise InputError("checkpoints: give either checkpoints=[A,B,...] or run=FOLDER or adapter=FOLDER")
+        if self.base and not self.adapter:
+            raise InputError("base: is the model of adapters; give adapter=FOLDER too")
+        if self.heldout and self.adapter:
+            raise InputError("heldout: judges checkpoints; leave it out with adapter")
         if self.decay not in (*DECAYS, "uniform"):
             raise InputError(f"decay: {self.decay!r} is none of {', '.join([*DECAYS, 'uniform'])}")
         if self.last < 0:
@@ -62,7 +72,10 @@ class MergeConfig:
 
 def main(config: MergeConfig) -> None:
     """Run `evolpo merge` from the command line."""
-    print(closing_lines(merge_checkpoints(config)))
+    if config.adapter:
+        print(fold_adapter(Path(config.adapter), config.base, Path(config.output)))
+    else:
+        print(closing_lines(merge_checkpoints(config)))
 
 
 def merge_checkpoints(config: MergeConfig) -> Path:
@@ -80,6 +93,11 @@ def merge_checkpoints(config: MergeConfig) -> Path:
     if len(folders) < 2:
         raise InputError(f"{where}: {len(folders)} checkpoints are nothing to merge; see trainer.keep_checkpoints")
     for folder in folders:
+        if is_adapter(folder):
+            raise InputError(
+                f"{where.partition(':')[0]}: {folder} holds adapters, whose mean is not that of their models; "
+                "make whole models of them first: evolpo merge adapter=FOLDER output=FOLDER"
+            )
         check_model_whole(folder, where.partition(":")[0], folders)
     judge = _Judge(config.heldout) if config.heldout else None
     weights = checkpoint_weights(config.decay, len(folders))

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from evolpo import InputError
 from evolpo.model import model_folder
-from evolpo.recipes.config import SftConfig
+from evolpo.model.lora import check_targets
+from evolpo.recipes.config import SftConfig, adapter_warnings
 from evolpo.recipes.dft_data import Example, dft_examples, read_examples
 from evolpo.recipes.runs.context import check_model_memory
 from evolpo.recipes.runs.damage import check_run
@@ -135,8 +136,11 @@ def _begin(
             f"examples_per_step: {config.examples_per_step} cannot be shared by {world} ranks; "
             f"give a multiple of {world}"
         )
-    model = str(checkpoint) if checkpoint else model_folder(config.model)
-    check_model_memory(model, config.trainer.precision, True)
+    lora = config.model.adapters
+    model = str(checkpoint) if checkpoint and lora is None else model_folder(config.model)
+    if lora is not None:
+        check_targets(model, lora)
+    check_model_memory(model, config.trainer.precision, True, adapters=lora is not None)
     if not config.resume:
         run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
     stop.run = run
@@ -151,7 +155,17 @@ def _begin(
             progress.note(f"{folder.name}: its step is done again")
     progress.note(f"run {run}")
     progress.note(f"loading the model from {model}")
-    trainer = Trainer(model, config.trainer, total_updates=config.steps, mtp_weight=config.mtp_weight)
+    for warning in adapter_warnings(config.model, config.trainer):
+        progress.note(f"warning: {warning}")
+    trainer = Trainer(
+        model,
+        config.trainer,
+        total_updates=config.steps,
+        mtp_weight=config.mtp_weight,
+        lora=lora,
+        adapter=checkpoint,
+        seed=config.seed,
+    )
     if checkpoint:
         trainer.load_optimizer(checkpoint)
         trainer.updates = updates
@@ -216,7 +230,7 @@ def _save(
         state["metrics"] = writer.written()
 
     def write_files(folder: Path) -> None:
-        trainer.save_model(folder)
+        trainer.save_trained(folder)
         trainer.save_optimizer(folder)
 
     keep = config.trainer.keep_checkpoints

@@ -71,7 +71,9 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)
             with timer("sync"):
                 engine.wake()
-                engine.update_weights(trainer.named_weights(), version=step + 1)
+                whole = trainer.lora is None or not engine.keeps_weights
+                weights = trainer.named_weights() if whole else trainer.changed_weights()
+                engine.update_weights(weights, version=step + 1, whole=whole)
 
             done = step + 1
             metrics |= result.metrics | step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))

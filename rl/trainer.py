@@ -14,6 +14,7 @@ from torch import Tensor
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
+from evolpo.model.lora import LoraConfig, adapters_off, add_adapters, load_adapter, save_adapter
 from evolpo.model.names import save_model
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
@@ -25,7 +26,7 @@ from evolpo.rl.training.config import TrainerConfig, learning_rate
 from evolpo.rl.training.distributed import Ranks
 from evolpo.rl.training.engine import build_engine
 from evolpo.rl.training.expert_parallel import balanced_routers
-from evolpo.rl.training.weights import named_weights
+from evolpo.rl.training.weights import adapter_weights, named_weights
 
 SAFEGUARDS_EVERY = 10
 """Optimizer steps from one look at the safeguard metrics of FP8 to the next; looking costs time."""
@@ -74,6 +75,9 @@ class Trainer(Ranks):
         options: LossOptions | None = None,
         reference_path: str | None = None,
         mtp_weight: float = 0.0,
+        lora: LoraConfig | None = None,
+        adapter: Path | None = None,
+        seed: int = 0,
     ) -> None:
         """Load the model and build the DeepSpeed engine.
 
@@ -85,14 +89,23 @@ class Trainer(Ranks):
             options: what to pass to the loss.
             reference_path: the reference policy of the KL penalty; loaded only if `options.kl_coef` is not 0.
             mtp_weight: weight of the loss of multi-token prediction, in a model that has it; 0 freezes those layers.
+            lora: train adapters alone: router biases and MTP layers stay too, and the reference policy is the model
+                without them.
+            adapter: folder of the adapters to go on from; None begins with the model itself.
+            seed: of the first values of adapters.
         """
         super().__init__()
         self.config, self.options = config, options or LossOptions()
         self.total_updates, self.updates = total_updates, 0
         dtype = DTYPES[config.precision]
-        self.policy = Policy(load_model(model_path, dtype), temperature, mtp_weight=mtp_weight)
+        self.policy = Policy(load_model(model_path, dtype), temperature, mtp_weight=0.0 if lora else mtp_weight)
         self.tokenizer = load_tokenizer(model_path)
         check_supported(self.policy)
+        self.base, self.lora = model_path, lora
+        if lora is not None:
+            add_adapters(self.policy.model, lora, seed)
+            if adapter is not None:
+                load_adapter(self.policy.model, adapter)
         if config.fp8:
             from evolpo.model.fp8.layers import use_fp8
 
@@ -102,13 +115,13 @@ class Trainer(Ranks):
         self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
         self.reference = self._load_reference(reference_path, dtype, temperature)
         self.engine, self.optimizer = build_engine(self.policy, config, self.world)
-        self.routers = balanced_routers(self.policy)
+        self.routers = [] if lora else balanced_routers(self.policy)
         self.device = self.engine.device
         if self.reference is not None:
             self.reference.to(self.device)
 
     def _load_reference(self, path: str | None, dtype: torch.dtype, temperature: float) -> Policy | None:
-        if self.options.kl_coef == 0.0:
+        if self.options.kl_coef == 0.0 or self.lora is not None:
             return None
         assert path is not None, "a KL penalty needs a reference policy"
         return Policy(load_model(path, dtype), temperature).eval().requires_grad_(False)
@@ -161,7 +174,10 @@ class Trainer(Ranks):
                     with self._safeguards(totals, watched=index == 0):
                         self._accumulate(micro, loss, denominator, old, result, totals)
                 else:
-                    logprobs, *_ = self.engine(collate([NO_ROW], [[0]], self.device))
+                    none = collate([NO_ROW], [[0]], self.device)
+                    if self.lora is not None:
+                        self._reference_logprobs(none)  # under ZeRO stage 3 ranks meet in this pass too
+                    logprobs, *_ = self.engine(none)
                     self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
@@ -186,15 +202,12 @@ class Trainer(Ranks):
         result: UpdateResult,
         totals: Totals,
     ) -> None:
+        reference = self._reference_logprobs(micro)
         logprobs, entropy, further = self.engine(micro, entropy_every=ENTROPY_EVERY)  # [B, T], [K]
         totals.add("entropy", float(entropy.mean()), len(entropy))
         old_logprobs = logprobs.detach()
         if micro.rows[0] in old:
             old_logprobs = micro.unflatten(torch.tensor([x for i in micro.rows for x in old[i]], device=self.device))
-        reference = None
-        if self.reference is not None:
-            with torch.no_grad():
-                reference, *_ = self.reference(micro)
         value, metrics = loss(
             logprobs,
             old_logprobs,
@@ -240,6 +253,19 @@ class Trainer(Ranks):
         from evolpo.model.fp8.held import hold_weights
 
         return hold_weights()
+
+    @torch.no_grad()
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor | None:
+        """[B, T] log-probabilities under the reference policy; None without a KL penalty."""
+        if self.options.kl_coef == 0.0:
+            return None
+        logprobs: Tensor
+        if self.reference is not None:
+            logprobs, *_ = self.reference(micro)
+        else:
+            with adapters_off(self.policy.model):
+                logprobs, *_ = self.engine.module(micro)
+        return logprobs
 
     @contextmanager
     def _safeguards(self, totals: Totals, watched: bool) -> Iterator[None]:
@@ -297,8 +323,21 @@ class Trainer(Ranks):
         """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
         yield from named_weights(self.policy.model, self.config.zero_stage)
 
+    def changed_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Those that an update changes, and what an engine takes together with them; with adapters that is a part."""
+        yield from named_weights(self.policy.model, self.config.zero_stage, only_changed=self.lora is not None)
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what is trained: the adapters in PEFT's layout, or the model; every rank takes part, rank 0 writes."""
+        if self.lora is None:
+            self.save_model(folder)
+            return
+        weights = adapter_weights(self.policy.model, self.config.zero_stage)
+        if self.rank == 0:
+            save_adapter(self.policy.model, folder, weights, self.base)
+
     def save_model(self, folder: Path) -> None:
-        """Write the model in Hugging Face layout; every rank takes part, rank 0 writes."""
+        """Write the model, adapters folded in, in Hugging Face layout; every rank takes part, rank 0 writes."""
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.named_weights()}
         if self.rank == 0:
             save_model(self.policy.model, folder, weights)

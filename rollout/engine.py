@@ -77,8 +77,15 @@ class RolloutEngine(Protocol):
         `done` gets every group as soon as it is finished, while the others are still being sampled.
         """
 
-    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes."""
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights are still there after `sleep` and `wake`."""
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
+        """Replace weights by full tensors under their Hugging Face names, and forget cached prefixes.
+
+        `whole`: these are all weights. Else others stay, and layers that the engine fuses come together.
+        """
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """For each sequence of T tokens the experts chosen, [T, layers, k]; empty for a model without experts."""

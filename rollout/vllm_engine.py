@@ -184,11 +184,17 @@ class VllmEngine:
         text = self.tokenizer.decode(written, skip_special_tokens=not self.special_tokens)
         return Response(token_ids, text, logprobs, reason)
 
-    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Reload all weights in place from live tensors, in one call."""
+    @property
+    def keeps_weights(self) -> bool:
+        """On a CPU nothing sleeps; on a GPU `sleep` drops them."""
+        return not torch.cuda.is_available()
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
+        """Reload weights in place from live tensors, in one call."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        self.llm.apply_model(repack_tied_head)
-        self.llm.apply_model(repack_experts)
+        if whole:  # what was not reloaded is packed as it was
+            self.llm.apply_model(repack_tied_head)
+            self.llm.apply_model(repack_experts)
         self.llm.reset_prefix_cache()
         self.version = version
 

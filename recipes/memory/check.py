@@ -99,6 +99,7 @@ def setting_of(config: TrainConfig, ranks: int) -> Setting:
         checkpointing=trainer.activation_checkpointing,
         expert_parallel=trainer.expert_parallel,
         reference=config.algorithm.kl_coef != 0.0,
+        lora_rank=config.model.lora.rank or 0,
     )
 
 

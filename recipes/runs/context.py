@@ -55,7 +55,7 @@ def check_context(model: str, data: DataConfig, rollout: RolloutConfig) -> None:
         )
 
 
-def check_model_memory(model: str, precision: str, training: bool, processes: int = 1) -> None:
+def check_model_memory(model: str, precision: str, training: bool, processes: int = 1, adapters: bool = False) -> None:
     """Raise InputError if a model is more than the free memory holds, at the least; of the hub nothing is known.
 
     The least is what no setting avoids: the engine's weights; and for training the trainer's, their fp32 copies and two
@@ -66,6 +66,7 @@ def check_model_memory(model: str, precision: str, training: bool, processes: in
         precision: of the weights, bf16 or fp32.
         training: whether a trainer holds the model too.
         processes: that hold it on this machine, each with an engine of its own.
+        adapters: whether they alone are trained: of the model there are the trainer's weights then, and no more.
     """
     import psutil
     import torch
@@ -74,7 +75,8 @@ def check_model_memory(model: str, precision: str, training: bool, processes: in
         return
     count = parameters(Path(model))
     width = 2 if precision == "bf16" else 4
-    share = (width * processes + (12 if width == 2 else 8)) if training else 0
+    states = 0 if adapters else 12 if width == 2 else 8
+    share = width * processes + states if training else 0
     if torch.cuda.is_available():
         needed, free = count * max(width, share / processes), torch.cuda.get_device_properties(0).total_memory
         where = "of the device"

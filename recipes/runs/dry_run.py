@@ -11,6 +11,7 @@ import numpy as np
 
 from evolpo import InputError
 from evolpo.model import load_tokenizer, model_folder
+from evolpo.model.lora import check_targets
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.memory.check import check_training_memory
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory, context_tokens
@@ -38,7 +39,9 @@ def dry_run(config: TrainConfig) -> str:
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
-    check_model_memory(model, config.trainer.precision, True, world)
+    check_model_memory(model, config.trainer.precision, True, world, config.model.adapters is not None)
+    if config.model.adapters is not None:
+        check_targets(model, config.model.adapters)
     check_training_memory(model, config, world)
     notes: list[str] = []
     train, heldout = split_heldout(config.data, config.seed, notes.append)

@@ -19,7 +19,7 @@ from evolpo.rl.checkpoint import find_checkpoint, read_state, real_folder, step_
 
 PATHS = ("path", "output_dir")
 """Fields that hold a path, by the last part of their name."""
-FIXED = ("name", "output_dir", "seed", "model.name")
+FIXED = ("name", "output_dir", "seed", "model.name", "model.lora")
 """Fields that a run cannot change on its way."""
 SOURCES = ("data.train", "data.heldout")
 """Problems, which may lie elsewhere by now but must be the same."""
@@ -178,7 +178,8 @@ def _check_honoured(saved: Any, merged: Any) -> None:
         if now != before:
             raise InputError(f"{name}: a run that goes on keeps its own ({before}); leave it out or start a new run")
     path = value(saved, "model.path")
-    if value(merged, "model.path") != path and not OmegaConf.select(saved, "algorithm.kl_coef"):
+    needed = OmegaConf.select(saved, "algorithm.kl_coef") or value(saved, "model.lora.rank")
+    if value(merged, "model.path") != path and not needed:
         raise InputError("model.path: a run that goes on takes the model of its checkpoint; leave it out")
 
 

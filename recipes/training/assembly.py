@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evolpo.model import model_folder
+from evolpo.model.lora import check_targets
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.memory.check import check_training_memory
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory
@@ -47,12 +48,14 @@ class Place:
     state: Mapping[str, Any]
     """What the checkpoint's `state.json` says; empty from the start."""
     base: str
-    """The model that the run began with; the checkpoint stands for it where no KL penalty asks for it."""
+    """The model that the run began with; the checkpoint stands for it where neither a KL penalty nor adapters ask."""
+    adapters: bool
+    """Whether the checkpoint holds adapters of that model."""
 
     @property
     def model(self) -> str:
         """The folder that is trained from."""
-        return str(self.checkpoint or self.base)
+        return str(self.base if self.adapters else self.checkpoint or self.base)
 
     @property
     def start(self) -> int:
@@ -87,6 +90,9 @@ def assemble(
         temperature=config.rollout.temperature,
         options=config.algorithm.loss_options(),
         reference_path=place.base,
+        lora=config.model.adapters,
+        adapter=place.checkpoint,
+        seed=config.seed,
     )
     stream = PromptStream(problems, trainer.tokenizer, config.data, config.seed, progress.note)
     curriculum = Curriculum(config.curriculum)
@@ -147,9 +153,13 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     checkpoint: Path | None = None
     if config.resume:
         run, checkpoint = resume_point(config.resume)
-    base = model_folder(config.model) if not checkpoint or config.algorithm.kl_coef else str(checkpoint)
+    adapters = config.model.adapters is not None
+    kept = not checkpoint or bool(config.algorithm.kl_coef) or adapters
+    base = model_folder(config.model) if kept else str(checkpoint)
+    if config.model.adapters is not None:
+        check_targets(base, config.model.adapters)
     check_context(base, config.data, config.rollout)
-    check_model_memory(base, config.trainer.precision, True)
+    check_model_memory(base, config.trainer.precision, True, adapters=adapters)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
     check_training_memory(base, config, world)
     run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
@@ -167,4 +177,4 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
             note(f"{folder.name}: its step is done again")
     note(f"run {run}")
     note(config.describe_batch(world))
-    return Place(rank, run, checkpoint, state, base)
+    return Place(rank, run, checkpoint, state, base, adapters)

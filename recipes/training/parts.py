@@ -93,7 +93,7 @@ def save(parts: Parts) -> None:
         state["metrics"] = parts.writer.written()
 
     def write_files(folder: Path) -> None:
-        trainer.save_model(folder)
+        trainer.save_trained(folder)
         trainer.save_optimizer(folder)
 
     if trainer.rank == 0:

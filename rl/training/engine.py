@@ -40,7 +40,7 @@ def build_engine(policy: nn.Module, config: TrainerConfig, world: int) -> tuple[
 
 def _parameter_groups(policy: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    return [
+    groups = [
         {
             "name": "matrices",
             "params": [p for p in parameters if p.dim() >= 2],
@@ -48,6 +48,7 @@ def _parameter_groups(policy: nn.Module, config: TrainerConfig) -> list[dict[str
         },
         {"name": "vectors", "params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # adapters have no vectors
 
 
 def _adam(groups: list[dict[str, Any]], config: TrainerConfig) -> torch.optim.AdamW:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from evolpo.model.lora import MARKS, adapter_layers, adapter_parameters, fold
 from evolpo.model.names import by_layer, published
 from evolpo.rl.training.expert_parallel import spread_layers, whole_experts
 
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def named_weights(model: PreTrainedModel, zero_stage: int) -> Iterator[tuple[str, Tensor]]:
-    """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
+def named_weights(
+    model: PreTrainedModel, zero_stage: int, *, only_changed: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """Weights as full tensors under the names of their checkpoints; every rank must run through it.
+
+    Args:
+        model: adapters in it are folded into the matrices that they stand beside.
+        zero_stage: 3 gathers them.
+        only_changed: of a model with adapters only what these change, and what an engine takes together with it.
+    """
     import deepspeed
 
     spread = spread_layers(model)
@@ -25,7 +34,34 @@ def named_weights(model: PreTrainedModel, zero_stage: int) -> Iterator[tuple[str
     saved = model.state_dict(keep_vars=True)
     named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
     named = [(name, tensor) for name, tensor in named if not name.startswith(moved)]
+    layers = adapter_layers(model)
     for part in by_layer(named):
+        if only_changed:
+            part = _changed(part, layers)
         gathered = [t for _, t in part if isinstance(t, nn.Parameter)] if zero_stage == 3 else []
         with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
-            yield from published(model, [(name, tensor.data) for name, tensor in part])
+            yield from published(model, list(fold([(name, tensor.data) for name, tensor in part], layers)))
+
+
+def _changed(part: Sequence[tuple[str, Tensor]], layers: Iterable[str]) -> list[tuple[str, Tensor]]:
+    """Of the tensors of a layer those of linear layers with an adapter, and of the linear layers beside them.
+
+    vLLM fuses some that stand side by side, such as q_proj, k_proj and v_proj, and takes new weights for all of them
+    or for none.
+    """
+    blocks = {name.rpartition(".")[0] for name in layers}
+
+    def block(name: str) -> str:
+        owner = name.rsplit(".", 3)[0] if any(mark in name for mark in MARKS) else name.rpartition(".")[0]
+        return owner.removesuffix(".base_layer").rpartition(".")[0]
+
+    return [(name, tensor) for name, tensor in part if block(name) in blocks]
+
+
+def adapter_weights(model: PreTrainedModel, zero_stage: int) -> dict[str, Tensor]:
+    """The adapters as full tensors on the CPU under PEFT's names; every rank must run through it."""
+    import deepspeed
+
+    named = adapter_parameters(model)
+    with deepspeed.zero.GatheredParameters(list(named.values()), enabled=zero_stage == 3):
+        return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
