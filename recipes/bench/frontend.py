@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evolpo import InputError
+from evolpo.recipes.bench.frontend_odd import odd_pages
 from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages
 from evolpo.recipes.runs.checks import check_positive
 from evolpo.rewards import Sample, Score
@@ -47,6 +48,8 @@ def main(config: BenchFrontendConfig) -> None:
     """Run `evolpo bench frontend` from the command line: the figures in a few lines."""
     report = bench_frontend(config)
     print(f"pairs won: {report['pairs_won']} of {report['pairs']}")
+    print(f"honest pages rejected: {report['rejected_honest']} of {report['honest']}")
+    print(f"seconds a page: median {report['seconds_p50']:.1f}, 95th percentile {report['seconds_p95']:.1f}")
     for name, attack in report["attacks"].items():
         print(f"{name}: {attack['score']}, worst honest page {attack['worst_honest']}")
     print(config.output)
@@ -60,14 +63,17 @@ def bench_frontend(config: BenchFrontendConfig) -> dict[str, Any]:
 
     Returns:
         `pairs`, `pairs_won`; `attacks`: name -> `score`, `worst_honest`; `share_won`: degradation -> share of its
-        pairs; `rows`: each pair with both scores and what each stage found; `honest`: name -> score; `failed` and
-        `unscored`: name -> reason; `setting`.
+        pairs; `rows`: each pair with both scores and what each stage found; `honest_scores`: name -> score;
+        `honest`: number of honest pages, those of odd kinds included, and `rejected_honest`: of these that got 0;
+        `seconds_p50`, `seconds_p95`: of the clock, a page, two at once; `failed` and `unscored`: name -> reason;
+        `setting`.
     """
     honest = honest_pages()
     honest = dict(list(honest.items())[: config.pages or None])
     pages = {("honest", name): html for name, html in honest.items()}
     pages |= {(kind, name): worse(html) for kind, worse in DEGRADATIONS.items() for name, html in honest.items()}
     pages |= {("attack", name): html for name, html in ATTACKS.items()}
+    pages |= {("odd", name): html for name, html in list(odd_pages().items())[: config.pages or None]}
     scores = asyncio.run(_score_all(pages, config))
     report = figures(scores) | {"setting": {key: value for key, value in asdict(config).items() if key != "output"}}
     if config.percentiles:
@@ -110,7 +116,7 @@ def _sample(html: str) -> Sample:
 
 
 def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
-    """The report from (kind, name) -> score; kinds are `honest`, `attack` and the degradations."""
+    """The report from (kind, name) -> score; kinds are `honest`, `odd`, `attack` and the degradations."""
     honest = {name: score for (kind, name), score in scores.items() if kind == "honest"}
     worst = min((score.value for score in honest.values() if score.value is not None), default=None)
     rows = []
@@ -120,6 +126,8 @@ def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
             won = original.value is not None and worse.value is not None and original.value > worse.value
             row = {"page": name, "degradation": kind, "original": original.value, "degraded": worse.value, "won": won}
             rows.append(row | {"stages": {"original": _stages(original), "degraded": _stages(worse)}})
+    every_honest = [score for (kind, _), score in scores.items() if kind in ("honest", "odd")]
+    seconds = sorted(score.elapsed_s for score in scores.values())
     kinds = dict.fromkeys(row["degradation"] for row in rows)
     return {
         "pairs": len(rows),
@@ -135,7 +143,11 @@ def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
             for kind in kinds
         },
         "rows": rows,
-        "honest": {name: score.value for name, score in honest.items()},
+        "honest": len(every_honest),
+        "rejected_honest": sum(score.value == 0 for score in every_honest),
+        "honest_scores": {name: score.value for (kind, name), score in scores.items() if kind in ("honest", "odd")},
+        "seconds_p50": seconds[len(seconds) // 2] if seconds else 0.0,
+        "seconds_p95": seconds[len(seconds) * 95 // 100] if seconds else 0.0,
         "failed": {f"{kind}/{name}": score.error for (kind, name), score in scores.items() if score.error},
         "unscored": {f"{kind}/{name}": score.error for (kind, name), score in scores.items() if score.unscored},
     }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evolpo import InputError
 from evolpo.rewards.frontend import tab as tab_module
 from evolpo.rewards.frontend.extract import Page
-from evolpo.rewards.frontend.tab import PageHangError, Tab, script
+from evolpo.rewards.frontend.tab import PageHangError, ProcessTime, Tab, script
 
 if TYPE_CHECKING:
     import psutil
@@ -73,8 +73,10 @@ class BrowserThread:
         self._thread.start()
         self._slots = asyncio.Semaphore(MAX_PAGES)
         self._starting = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._browser: Browser | None = None
         self._playwright: Any = None
+        self._about: Any = None
         self._mark = ""
 
     async def run(self, work: Callable[[BrowserThread], Awaitable[T]], deadline_s: float) -> T:
@@ -116,7 +118,13 @@ class BrowserThread:
             await context.add_init_script(script("seed.js"))
             await context.clock.install(time=EPOCH)
             await context.clock.pause_at(EPOCH)
-            tab = Tab(page, context, await context.new_page())
+            # One at a time, so that the processes that are new afterwards are this tab's.
+            async with self._opening:
+                before = {pid for pid, _ in await self._processes("renderer")}
+                opened = await context.new_page()
+                own = [pid for pid, _ in await self._processes("renderer") if pid not in before]
+            painters = [pid for pid, _ in await self._processes("GPU")]
+            tab = Tab(page, context, opened, ProcessTime(own), ProcessTime(painters))
             await tab.load()
             yield tab
         finally:
@@ -136,8 +144,14 @@ class BrowserThread:
                 self._browser = await self._playwright.chromium.launch(
                     executable_path=self._executable, args=[*_ARGUMENTS, *root, self._mark]
                 )
+                self._about = await self._browser.new_browser_cdp_session()
             assert self._browser is not None
             return self._browser
+
+    async def _processes(self, kind: str) -> list[tuple[int, float]]:
+        """Process numbers and seconds of CPU time of Chromium's processes of a kind."""
+        found = await self._about.send("SystemInfo.getProcessInfo")
+        return [(one["id"], one["cpuTime"]) for one in found["processInfo"] if one["type"] == kind]
 
     async def _answers(self) -> bool:
         """Whether an empty page loads: the control experiment for a page that hangs."""

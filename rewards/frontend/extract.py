@@ -34,6 +34,8 @@ class Page:
     files: Mapping[str, str] = field(default_factory=dict)
     """Path relative to the document -> content of every other file given."""
     kind: Literal["html", "svg"] = "html"
+    step_ms: int = 0
+    """Time passes in it in steps of so many milliseconds, frames between are dropped; 0: none are (see `Tab.wait`)."""
     packages: tuple[str, ...] = ()
     """Folders with npm packages that it may load besides those of the list (see `delivery`)."""
 

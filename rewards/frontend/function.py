@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evolpo.rewards.frontend.browser import VIEWPORT, BrowserThread, shared_browser
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 DEADLINE_S = 120.0
+USE_SHARE = 0.6
+"""Share of the deadline for using the controls; a page too slow for that gets `UNUSED` for them, not 0 for all."""
+UNUSED = 0.5
 WIDTHS = (1280, 768, 375)
 """Widths of the window in CSS pixels at which nothing should stick out: desktop, tablet, telephone."""
 PASS_SCORE = 0.5
@@ -106,7 +110,7 @@ async def exercise(
     """
 
     async def work(browser: BrowserThread) -> FunctionReport:
-        return await _exercise(browser, page, declarations)
+        return await _exercise(browser, page, declarations, USE_SHARE * deadline_s)
 
     try:
         return await shared_browser().run(work, deadline_s)
@@ -116,11 +120,15 @@ async def exercise(
         return FunctionReport(failure=f"the page crashes: {error}")
 
 
-async def _exercise(browser: BrowserThread, page: Page, declarations: Sequence[tuple[str, str]]) -> FunctionReport:
+async def _exercise(
+    browser: BrowserThread, page: Page, declarations: Sequence[tuple[str, str]], use_s: float
+) -> FunctionReport:
     terms: dict[str, float] = {}
     async with browser.open(page) as tab:
         at_load = await tab.screenshot()
-        await tab.wait(500)
+        await tab.find_step()
+        page = replace(page, step_ms=tab.step_ms)
+        await tab.wait(467)
         content, screenshot = await _content(tab)
         if content == 0:
             return FunctionReport(failure="the page is blank", screenshots=(at_load, screenshot))
@@ -138,7 +146,12 @@ async def _exercise(browser: BrowserThread, page: Page, declarations: Sequence[t
         overflow = await _overflow(tab)
         fits = sum(_fit(excess, width) for width, excess in overflow.items()) / len(overflow)
         terms["layout"] = max(0.0, fits - 2 * overlapping)
-    controls, used, after_use = await use_controls(browser, page)
+    try:
+        async with asyncio.timeout(use_s):
+            controls, used, after_use = await use_controls(browser, page)
+    except TimeoutError:
+        controls, used, after_use = ControlReport(0, {}), tab, screenshot
+        terms["controls"] = UNUSED
     if controls.judged:
         terms["controls"] = controls.working / controls.judged
     messages = _messages(tab, used)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,13 @@ T = TypeVar("T")
 
 ORIGIN = "https://page.test"
 STEP_TIMEOUT_S = 10.0
-"""Seconds for one command; a page that answers later hangs, if an empty page answers meanwhile."""
+"""Seconds of CPU time that a page has for one command; one that answers later hangs. Of the clock for an empty page."""
+LOOK_S = 0.5
+"""Seconds between two looks at the CPU time of a page that does not answer."""
+SLOW_FRAME_S = 0.04
+"""Seconds of CPU time for a frame from which on frames are dropped: time passes in steps of `SLOW_STEPS_MS`."""
+SLOW_STEPS_MS = (50, 250)
+"""Steps for slow pages, and for those whose frame takes five times as long."""
 
 _TYPES = {
     "html": "text/html",
@@ -42,6 +49,24 @@ class PageCrashError(Exception):
     """The page's process died, for want of memory as a rule: its own fault."""
 
 
+class ProcessTime:
+    """CPU time of some processes: what a page has worked, whatever else keeps the machine busy."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+
+    def seconds(self) -> float:
+        """CPU seconds of the one that has most; those that have ended count as 0."""
+        import psutil
+
+        spent = [0.0]
+        for pid in self._pids:
+            with contextlib.suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                spent.append(times.user + times.system)
+        return max(spent)
+
+
 @cache
 def script(name: str) -> str:
     """A JavaScript file of the folder `data`."""
@@ -55,8 +80,14 @@ class Tab:
     cannot lie to it.
     """
 
-    def __init__(self, page: Page, context: BrowserContext, tab: PlaywrightPage) -> None:
+    def __init__(
+        self, page: Page, context: BrowserContext, tab: PlaywrightPage, worked: ProcessTime, painted: ProcessTime
+    ) -> None:
         self.page = page
+        self.step_ms = page.step_ms
+        """See `Page.step_ms`; found out by `find_step` for others."""
+        self._worked = worked
+        self._painted = painted
         self.playwright = tab
         self.uncaught: list[str] = []
         """Uncaught errors and unhandled rejections."""
@@ -112,28 +143,41 @@ class Tab:
     async def listeners(self) -> set[str]:
         """Types of all event listeners; elements with one for clicks are marked, to be found as controls."""
         types: set[str] = set()
+        clicked: set[int] = set()
         for target, depth in (("window", 1), ("document", -1)):
             # From the page's own world: from another, the protocol shows only listeners of that one.
             found = await self.command("Runtime.evaluate", {"expression": target})
-            parameters = {"objectId": found["result"]["objectId"], "depth": depth}
+            parameters = {"objectId": found["result"]["objectId"], "depth": depth, "pierce": depth < 0}
             answer = await self.command("DOMDebugger.getEventListeners", parameters)
             for listener in answer["listeners"]:
                 types.add(listener["type"])
                 if listener["type"] in ("click", "mousedown", "pointerdown", "mouseup", "pointerup") and depth < 0:
-                    await self._mark(listener.get("backendNodeId"))
+                    clicked |= {listener["backendNodeId"]} if "backendNodeId" in listener else set()
+        await asyncio.gather(*map(self._mark, clicked))
         return types
 
-    async def _mark(self, backend_node: int | None) -> None:
-        if backend_node is None:
-            return
+    async def _mark(self, backend_node: int) -> None:
         node = {"backendNodeId": backend_node, "executionContextId": self._world}
         resolved = await self.command("DOM.resolveNode", node)
         call = {"objectId": resolved["object"]["objectId"], "functionDeclaration": "function() { probe.mark(this); }"}
         await self.command("Runtime.callFunctionOn", call)
 
     async def wait(self, milliseconds: int) -> None:
-        """Let time pass in the page; its timers and animation frames run."""
-        await self._within(self.playwright.clock.run_for(milliseconds))
+        """Let time pass in the page; its timers and animation frames run, each at most once in a step."""
+        if self.step_ms == 0:
+            await self._within(self.playwright.clock.run_for(milliseconds))
+            return
+        for begun in range(0, milliseconds, self.step_ms):
+            await self._within(self.playwright.clock.fast_forward(min(self.step_ms, milliseconds - begun)))
+
+    async def find_step(self) -> None:
+        """Measure what two frames cost, in CPU time, and let time pass in steps from here on if that is much."""
+        begun = self._worked.seconds() + self._painted.seconds()
+        await self._within(self.playwright.clock.run_for(33))
+        await self.evaluate("probe.painted()")
+        frame_s = (self._worked.seconds() + self._painted.seconds() - begun) / 2
+        if frame_s > SLOW_FRAME_S:
+            self.step_ms = SLOW_STEPS_MS[frame_s > 5 * SLOW_FRAME_S]
 
     async def screenshot(self) -> bytes:
         """PNG of the window, with animations at their ends."""
@@ -160,15 +204,31 @@ class Tab:
         await self._within(self.playwright.set_viewport_size({"width": width, "height": height}))
 
     async def _within(self, awaitable: Awaitable[T]) -> T:
+        job = asyncio.ensure_future(awaitable)
         try:
-            async with asyncio.timeout(STEP_TIMEOUT_S):
-                return await awaitable
-        except TimeoutError as error:
-            raise PageHangError(f"no answer within {STEP_TIMEOUT_S:g} s") from error
+            if not (await asyncio.wait([job], timeout=LOOK_S))[0]:
+                await self._watch(job)
+            return await job
+        except PageHangError:
+            raise
         except Exception as error:
             if self.crashed:
                 raise PageCrashError("the page's process died") from error
             raise
+        finally:
+            job.cancel()
+
+    async def _watch(self, job: asyncio.Future[Any]) -> None:
+        """Wait for an answer while the page works for it; raises PageHangError if it has, or if it does nothing."""
+        begun, before, since = self._worked.seconds(), 0.0, time.monotonic()
+        while not (await asyncio.wait([job], timeout=LOOK_S))[0]:
+            worked, moved = self._worked.seconds(), self._worked.seconds() + self._painted.seconds()
+            if worked - begun > STEP_TIMEOUT_S:
+                raise PageHangError(f"no answer within {STEP_TIMEOUT_S:g} s of CPU time")
+            if moved != before:
+                before, since = moved, time.monotonic()
+            elif time.monotonic() - since > STEP_TIMEOUT_S:
+                raise PageHangError(f"no answer, and nothing done for {STEP_TIMEOUT_S:g} s")
 
     def _on_console(self, kind: str, text: str) -> None:
         # What could not be loaded is counted where it was refused.

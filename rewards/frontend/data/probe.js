@@ -18,7 +18,42 @@ globalThis.probe = (() => {
     box.left + scrollX < innerWidth;
   const shown = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true});
   const visible = (element) => shown(element) && onPage(element.getBoundingClientRect());
-  const all = () => [...document.querySelectorAll("body, body *")].slice(0, 4000);
+  // Elements in document order, those in open shadow trees included; of very long pages the beginning.
+  const all = () => {
+    const found = [];
+    const walk = (root) => {
+      for (const element of root.querySelectorAll("*")) {
+        if (found.length >= 4000) return;
+        found.push(element);
+        if (element.shadowRoot) walk(element.shadowRoot);
+      }
+    };
+    if (document.body) {
+      found.push(document.body);
+      if (document.body.shadowRoot) walk(document.body.shadowRoot);
+      walk(document.body);
+    }
+    return found;
+  };
+  const above = (element) => element.assignedSlot ?? element.parentElement ?? element.getRootNode().host ?? null;
+  const within = (outer, inner) => { // Whether one contains the other, through shadow trees.
+    for (let at = inner; at; at = at.parentElement ?? at.getRootNode().host) if (at === outer) return true;
+    return false;
+  };
+  const topAt = (x, y) => { // The innermost element at a place, in shadow trees too.
+    let top = document.elementFromPoint(x, y);
+    while (top?.shadowRoot) {
+      const inner = top.shadowRoot.elementFromPoint(x, y);
+      if (!inner || inner === top) break;
+      top = inner;
+    }
+    return top;
+  };
+  const focused = () => {
+    let active = document.activeElement;
+    while (active?.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
+    return active;
+  };
   const ownText = (element) => [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
     .map((node) => node.data).join(" ").replace(/\s+/g, " ").trim();
 
@@ -39,7 +74,7 @@ globalThis.probe = (() => {
   };
   const contrast = (element) => { // Of the text to the nearest plain background; null over an image.
     let text = rgba(getComputedStyle(element).color);
-    for (let at = element; at; at = at.parentElement) {
+    for (let at = element; at; at = above(at)) {
       const style = getComputedStyle(at);
       if (style.backgroundImage !== "none") return text[3] < 0.1 ? 1 : null;
       const back = rgba(style.backgroundColor);
@@ -64,15 +99,15 @@ globalThis.probe = (() => {
     const distinct = contrast(element);
     if (distinct !== null && distinct < 1.2) return false;
     const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
-    const top = x >= 0 && y >= 0 && x < innerWidth && y < innerHeight ? document.elementFromPoint(x, y) : null;
-    return top === null || top.contains(element) || element.contains(top) ||
+    const top = x >= 0 && y >= 0 && x < innerWidth && y < innerHeight ? topAt(x, y) : null;
+    return top === null || within(top, element) || within(element, top) ||
       element.closest("label") !== null || getComputedStyle(element).pointerEvents === "none";
   };
 
   const path = (element) => {
     const steps = [];
-    for (let at = element; at && at !== document.body; at = at.parentElement) {
-      steps.unshift(at.localName + [...(at.parentElement?.children ?? [])].indexOf(at));
+    for (let at = element; at && at !== document.body; at = at.parentElement ?? at.getRootNode().host) {
+      steps.unshift(at.localName + [...(at.parentNode?.children ?? [])].indexOf(at));
     }
     return steps.join("/");
   };
@@ -111,6 +146,8 @@ globalThis.probe = (() => {
       const look = () => { document.readyState === "complete" ? done(true) : setTimeout(look, 10); };
       look();
     }),
+
+    painted: () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true)))),
 
     mark: (element) => { if (element instanceof Element) listening.add(element); },
 
@@ -224,15 +261,15 @@ globalThis.probe = (() => {
       element.scrollIntoView({block: "center", inline: "center", behavior: "instant"});
       const box = [...element.getClientRects()].find((rect) => rect.width > 0) ?? element.getBoundingClientRect();
       const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
-      const top = document.elementFromPoint(x, y);
+      const top = topAt(x, y);
       const label = top?.closest("label");
-      const hit = top !== null && (element.contains(top) || label?.control === element || top.contains(element) &&
+      const hit = top !== null && (within(element, top) || label?.control === element || top.contains(element) &&
         !top.matches("body, html") && top.closest("button, a, label, [role]") !== null);
       return hit ? {x, y} : null;
     },
 
     focus: (index) => { current(index).focus({preventScroll: true}); },
-    active: () => controls.indexOf(document.activeElement),
+    active: () => controls.indexOf(focused()),
     value: (index) => {
       const element = controls[index];
       return JSON.stringify([element.value, element.checked, element.isContentEditable ? element.innerText : ""]);

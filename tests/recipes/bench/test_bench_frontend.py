@@ -7,8 +7,11 @@ from html5lib import HTMLParser
 
 from evolpo import InputError
 from evolpo.recipes.bench.frontend import BenchFrontendConfig, bench_frontend, figures
+from evolpo.recipes.bench.frontend_odd import odd_pages
 from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages
 from evolpo.rewards import Score
+from evolpo.rewards.frontend.extract import Page
+from evolpo.rewards.frontend.syntax import check_syntax
 
 PAGES = honest_pages()
 
@@ -44,6 +47,14 @@ def test_degradations_change_what_they_should_and_parse(name):
     assert html.split("<script>")[1] in dead  # What stands in the page's own script stays as it is.
 
 
+def test_odd_pages_are_many_and_parse():
+    pages = odd_pages()
+    assert len(pages) >= 30
+    assert {name.partition("_")[0] for name in pages} == {"library", "animated", "other"}
+    for name, html in pages.items():
+        assert check_syntax(Page(html)).score == 1.0, name
+
+
 def test_degradations_of_a_page_worked_by_hand():
     head = '<head><link rel="stylesheet" href="a.css"></head>'
     html = f'<html>{head}<body><p style="x">1</p><button onclick="f()">Go</button>'
@@ -63,6 +74,8 @@ def test_figures_by_hand():
         ("dead_buttons", "a"): Score.model_fail("blank"),
         ("dead_buttons", "b"): Score.infra_error("no browser"),
         ("attack", "blank"): Score.model_fail("blank"),
+        ("odd", "animated_c"): Score(0.7, elapsed_s=9.0),
+        ("odd", "animated_d"): Score.model_fail("hangs"),
     }
     report = figures(scores)
     assert (report["pairs"], report["pairs_won"]) == (4, 2)
@@ -72,6 +85,8 @@ def test_figures_by_hand():
     assert report["rows"][0]["stages"]["original"] == {"syntax": 1.0, "function": 0.9, "aesthetics": 0.5}
     assert report["unscored"] == {"dead_buttons/b": "no browser"}
     assert report["failed"]["attack/blank"] == "blank"
+    assert (report["honest"], report["rejected_honest"]) == (4, 1)
+    assert (report["seconds_p50"], report["seconds_p95"]) == (0.0, 9.0)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,68 @@ def test_page_cannot_leave(run, where):
     assert set(buttons(report).values()) == {"works"}
 
 
+def test_shadow_trees_are_seen_and_used(run):
+    html = document(
+        """<count-box></count-box><script>
+        customElements.define("count-box", class extends HTMLElement {
+          connectedCallback() {
+            const root = this.attachShadow({mode: "open"});
+            root.innerHTML = "<h1>Count</h1><p>Clicks so far</p><p id='n'>none</p><p>More below</p>" +
+              "<button id='more'>More</button> <button>Dead</button>";
+            let n = 0;
+            root.querySelector("#more").onclick = () => { root.querySelector("#n").textContent = ++n; };
+          }
+        });</script>"""
+    )
+    [report] = run(exercise(Page(html)))
+    assert report.content == 1.0
+    assert buttons(report) == {"button More": "works", "button Dead": "dead"}
+
+
+SPIN = "const end = performance.now(); let x = 0; for (let i = 0; i < 3e7; i++) x += Math.sqrt(i);"
+HEAVY = document(
+    f"""<main><h1>Waves</h1><p>Sea without end</p><p>and wind</p>
+    <canvas width="300" height="200"></canvas></main><script>
+    const c = document.querySelector("canvas").getContext("2d");
+    (function frame(t) {{ {SPIN} c.fillStyle = x > t ? "#26a" : "#fff"; c.fillRect(20, 20, 200, 90);
+      requestAnimationFrame(frame); }})(0);</script>"""
+)
+
+
+def test_heavy_animations_drop_frames_and_are_judged(run):
+    async def frames(page):
+        async def work(browser):
+            async with browser.open(page) as tab:
+                await tab.find_step()
+                return tab.step_ms
+
+        return await shared_browser().run(work, 60.0)
+
+    [report, light, heavy] = run(exercise(Page(HEAVY)), frames(Page(COUNTER)), frames(Page(HEAVY)))
+    assert report.failure == ""
+    assert light == 0
+    assert heavy in tab_module.SLOW_STEPS_MS
+
+
+def test_a_step_runs_each_timer_once(run):
+    page = document(
+        """<main><h1>Ticks</h1><p>0</p></main><script>let n = 0;
+        setInterval(() => { document.querySelector("p").textContent = ++n; }, 10);</script>"""
+    )
+
+    async def ticks(step_ms):
+        async def work(browser):
+            async with browser.open(Page(page, step_ms=step_ms)) as tab:
+                await tab.wait(500)
+                return int(await tab.evaluate("document.querySelector('p').textContent"))
+
+        return await shared_browser().run(work, 60.0)
+
+    every, few = run(ticks(0), ticks(250))
+    assert every == 50
+    assert few <= 4
+
+
 def test_the_same_page_gives_the_same_report(run):
     page = Page(COUNTER.replace("show(count + 1)", "show(Math.random() + Date.now() + crypto.randomUUID())"))
     first, second = run(exercise(page), exercise(page))
