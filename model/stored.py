@@ -25,6 +25,7 @@ COUNTS = re.compile(
     r"|\w*_(size|dim|heads|layers|rank|experts)|max_position_embeddings|first_k_dense_replace"
 )
 """Names of fields with a whole number that is not negative; null stands for a default."""
+LONGEST_NAME = 200
 KINDS = (
     ("architectures", list, "a list of names"),
     ("model_type", str, "a name"),
@@ -79,7 +80,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     raw = read_object(file)
     for name, kind, called in KINDS:
-        if raw.get(name) is not None and not isinstance(raw[name], kind):
+        fits = isinstance(raw.get(name), kind | None) and not (kind is str and len(raw.get(name) or "") > LONGEST_NAME)
+        if not fits:
             raise DamagedError(file, f"says {name}={json.dumps(raw[name])[:40]}; give {called}")
     if not all(isinstance(one, str) for one in raw.get("architectures") or []):
         raise DamagedError(file, f"says architectures={json.dumps(raw['architectures'])[:40]}; give a list of names")

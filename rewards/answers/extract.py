@@ -3,6 +3,7 @@ r"""The final answer of a response: what stands in the last box, the last tags, 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from evolpo.rewards.answers.numbers import LARGE
 
@@ -14,6 +15,10 @@ _ANSWER_PHRASE = re.compile(
     re.IGNORECASE,
 )
 _ANSWER_VERB = re.compile(r"\banswer\b[*_\s]*(?:is\b|[:=])", re.IGNORECASE)
+_LATER = re.compile(
+    rf"{_ANSWER_VERB.pattern}[*_`\s:$]*(-?\d[\d,]*(?:\.\d+)?)[*_`$]*(?:[.!?](?=\s|$)|\s*(?:\n|$))", re.IGNORECASE
+)
+_PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 _DOLLARS = re.compile(r"\$+[^$\n]+\$")
 _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)|[\u3002\uff01]")
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-"})
@@ -75,7 +80,8 @@ def extract_answer(text: str, tolerant: bool = False) -> str | None:
     r"""The final answer of a response, or None if there is none.
 
     The last non-empty `\boxed{...}` with balanced braces; else the last `<answer>...</answer>`. Boxes that are joined
-    by a comma, "and" or "or" are one answer of several parts, joined by commas. If `tolerant`, else what follows the
+    by a comma, "and" or "or" are one answer of several parts, joined by commas; who says behind it that the answer is
+    another number has taken it back. If `tolerant`, else what follows the
     last "the answer is" up to the end of the sentence; else the last number, without thousands commas, unless another
     is offered or it is denied. Dollar signs and a `\text{}` around the whole answer are taken off.
     """
@@ -83,12 +89,13 @@ def extract_answer(text: str, tolerant: bool = False) -> str | None:
     if spans:
         if _denied(text, *spans[-1]):
             return None
-        return _joined(text, spans, "}", re.compile(r"\\(?:boxed|fbox)\s*\{$"))
+        answer = _joined(text, spans, "}", re.compile(r"\\(?:boxed|fbox)\s*\{$"))
+        return None if _taken_back(answer, text[spans[-1][1] :]) else answer
     tags = list(_tagged(text))
     if len({" ".join(text[start:end].split()) for start, end in tags}) > 1:
         return ", ".join(dict.fromkeys(_unwrapped(text[start:end]) for start, end in tags))
     if tags and (tagged := _joined(text, tags, "</answer>", re.compile(r"<answer>$"))):
-        return tagged
+        return None if _taken_back(tagged, text[tags[-1][1] :]) else tagged
     return _loose_answer(text) if tolerant else None
 
 
@@ -124,6 +131,13 @@ def _denied(text: str, start: int, end: int) -> bool:
     """Whether the words directly before or after a box say that it is not the answer."""
     before = text[max(0, start - _LOOK_BACK) : start]
     return bool(_BOX_DENIED.search(before) or _DENIED_AFTER.match(text, end))
+
+
+def _taken_back(answer: str, rest: str) -> bool:
+    """Whether what follows an answer ends a sentence with "the answer is" and another number."""
+    later = [found[1] for found in _LATER.finditer(rest)]
+    plain = [number.replace(",", "").rstrip(".") for number in (answer.translate(_MINUS), *later[-1:])]
+    return bool(later) and all(map(_PLAIN.fullmatch, plain)) and len(set(map(Decimal, plain))) > 1
 
 
 def _factor(rest: str) -> str:

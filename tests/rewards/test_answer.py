@@ -291,3 +291,22 @@ def test_what_stands_around_an_answer(text, answer):
 )
 def test_an_answer_that_is_denied_is_no_empty_one(text, nothing):
     assert says_nothing(text) == nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<think>\boxed{4}</think>The answer is 5.", None),
+        (r"I first got \boxed{4}, but it should be 5. So the final answer is 5.", None),
+        (r"\boxed{4}" "\n**Final answer: 5**", None),
+        ("<answer>4</answer> No, the answer is **-4**.", None),
+        (r"\boxed{4}. The answer is 4.", "4"),
+        (r"\boxed{4}. The answer is $4.0$.", "4"),
+        (r"\boxed{1000}. The answer is 1,000.", "1000"),
+        (r"\boxed{20}. The answer is 5 times 4, which is 20.", "20"),
+        (r"\boxed{\frac{1}{2}}. The answer is 0.5.", r"\frac{1}{2}"),
+        (r"<think>The answer is 5. Hmm.</think> \boxed{4}", "4"),
+    ],
+)
+def test_who_says_later_that_the_answer_is_another_number_has_taken_it_back(text, answer):
+    assert extract_answer(text) == answer
