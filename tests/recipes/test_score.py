@@ -1,15 +1,18 @@
 """`evolpo score`: files in, table, histogram and scores out; one line for every mistake."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from evolpo import InputError
 from evolpo.recipes.score import ScoreConfig, read_samples, score
+from evolpo.rewards.service.workers import worker_count
 from evolpo.rewards.stack import RewardError
 
 PLUGINS = """
@@ -215,3 +218,24 @@ def test_command_line_mistakes(arguments: list[str], message: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def seconds_of_processors() -> tuple[float, float]:
+    """Processor time of this process, and of all that it has started, living and gone."""
+    living = [one.cpu_times() for one in psutil.Process().children(recursive=True)]
+    gone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    return time.process_time(), gone + sum(one.user + one.children_user for one in living)
+
+
+def test_a_trivial_function_reaches_5000_a_second(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By processor time of either side, which others on the machine do not take away; what starting costs aside."""
+    few, many = 1_000, 11_000
+    used = []
+    for count in (few, many):
+        file = write(folder / f"{count}.jsonl", *rows(*map(str, range(count))))
+        before = seconds_of_processors()
+        assert score(ScoreConfig(use="score_plugins:number", file=file)).values == list(range(count))
+        used.append([after - start for after, start in zip(seconds_of_processors(), before, strict=True)])
+    own, workers = (last - first for first, last in zip(*used, strict=True))
+    assert own < (many - few) / 5_000
+    assert workers / worker_count() < (many - few) / 5_000
