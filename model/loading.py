@@ -214,6 +214,7 @@ def load_tokenizer(path: str) -> Any:
     register()  # transformers warns of a configuration that it does not know
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        read = tokenizer("a", add_special_tokens=False)["input_ids"]
     except Exception as error:  # noqa: BLE001 -- the tokenizers of each family fail in ways of their own
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise InputError(f"model.path: {path}: its tokenizer does not load ({reason})") from None
@@ -222,7 +223,7 @@ def load_tokenizer(path: str) -> Any:
             f"model.path: {path}: its tokenizer, a {type(tokenizer).__name__}, has no fast form; save one beside the"
             " model as tokenizer.json"
         )
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+    if not read:
         raise InputError(
             f"model.path: {path}: its tokenizer has no vocabulary; it needs a tokenizer.json or tokenizer.model"
         )

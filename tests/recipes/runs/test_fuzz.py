@@ -125,6 +125,13 @@ def test_a_tokenizer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try_all(files, lambda file: chat_tokens(load_tokenizer(str(model)), "be", "hi"), "tokenizer")
 
 
+def test_a_tokenizer_that_loads_and_cannot_be_called(model: Path) -> None:
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": {"a": 1}}))
+    with pytest.raises(InputError, match=r"model\.path: .* its tokenizer does not load"):
+        load_tokenizer(str(model))
+
+
 def test_what_a_run_says_of_itself(tmp_path: Path) -> None:
     from evolpo.recipes.runs.folder import write_config, write_start
 
