@@ -341,6 +341,7 @@ def _arrow_rows(file: Path, start: bytes) -> Iterator[Placed]:
             else:
                 batches = iter(pyarrow.ipc.open_stream(source))
             for batch in batches:
+                batch.validate(full=True)  # Lengths and offsets of a damaged file lead outside of it.
                 for row in cast("list[dict[str, Any]]", batch.to_pylist()):
                     number += 1
                     yield f"{file} row {number}", row
