@@ -155,6 +155,13 @@ COMMANDS: Mapping[str, Command] = {
         summary="memory, FLOPs and speed on a cluster, nothing loaded",
         example="evolpo plan model=ling_1t cluster=h100x512",
     ),
+    "doctor": Command(
+        config="doctor",
+        schema="evolpo.recipes.doctor.doctor:DoctorConfig",
+        main="evolpo.recipes.doctor.doctor:main",
+        summary="what this machine can do, found out by doing it; with --gpu its cards",
+        example="evolpo doctor output=doctor.json",
+    ),
     "bench step": Command(
         config="bench_step",
         schema="evolpo.recipes.bench.step:BenchStepConfig",

@@ -24,6 +24,8 @@ from evolpo.recipes.arguments.kinds import check_value
 
 OWN_DATA = "data=own"
 """The group of data that sets nothing: what problems of one's own begin with."""
+FLAGS = {"--dry-run": "dry_run=true", "--gpu": "gpu=true"}
+"""Words that stand for an override."""
 
 
 def hydra_words(arguments: Sequence[str], config_name: str, schema: Any, positional: Sequence[str] = ()) -> list[str]:
@@ -73,9 +75,9 @@ def dotted(argument: str) -> str:
 
 
 def expanded(argument: str, config_name: str) -> str:
-    """`--dry-run` as an override; `experiment=NAME` as the file of this command, `experiment=COMMAND/NAME`."""
-    if argument == "--dry-run":
-        return "dry_run=true"
+    """`--dry-run` and the like as overrides; `experiment=NAME` as the command's file, `experiment=COMMAND/NAME`."""
+    if argument in FLAGS:
+        return FLAGS[argument]
     field, equals, value = argument.partition("=")
     if field.lstrip("+") != EXPERIMENT or not value:
         return argument

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from evolpo.rl.batching import MicroBatch
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Pass:
     """Bytes of a pass beside weights and gradients."""
@@ -137,7 +140,7 @@ def _total(snapshot: dict[Any, dict[Any, int]]) -> int:
     return sum(kinds["Total"] for kinds in snapshot.values())
 
 
-def largest_batch(work: Work) -> MicroBatch:
+def largest_batch(work: Work, device: torch.device = CPU) -> MicroBatch:
     """The first micro-batch of a step in which every prompt and response is as long as it may be."""
     from evolpo.rl.batching import collate, make_micro_batches
     from evolpo.rl.data import Row
@@ -149,7 +152,7 @@ def largest_batch(work: Work) -> MicroBatch:
     groups = -(-work.tokens // group)
     rows = [Row(i // work.responses, prompt, none, none, 1.0, values) for i in range(groups * work.responses)]
     micro = make_micro_batches(rows, range(len(rows)), work.tokens)[0]
-    return collate(rows, micro, torch.device("cpu"))
+    return collate(rows, micro, device)
 
 
 def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
