@@ -192,7 +192,9 @@ class RewardService:
         told = False
         while not self._ended.wait(BEAT_S):
             blocked_s = time.monotonic() - self._beat - BEAT_S
-            if blocked_s < min(BLOCKED_S, self._config.timeout_s):
+            # A loop that runs no task waits for one: the whole process was stopped, or got no processor time.
+            idle = asyncio.current_task(self._loop) is None
+            if idle or blocked_s < min(BLOCKED_S, self._config.timeout_s):
                 told = False
                 continue
             error = f"{self._running_place()} has blocked the event loop of the rewards for {blocked_s:.0f} s"

@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -307,25 +308,28 @@ def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
     header = text.readline()
     semicolons = header.count(";") > header.count(",") and _format_of(file) == ".csv"
     delimiter = "\t" if _format_of(file) == ".tsv" else ";" if semicolons else ","
-    names = next(csv.reader([header], delimiter=delimiter), [])
+    rows = csv.reader(chain([header], text), delimiter=delimiter, strict=True)  # a name may be of several lines
+    try:
+        names = next(rows, [])
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from error
     if not names:
         return
     if twice := [name for name, count in Counter(names).items() if count > 1 and name.strip()]:
         raise ValueError(f"the header has {twice[0]!r} twice; rename one of them")
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         for row in rows:
             if not row:
                 continue
-            place = f"{file} line {rows.line_num + 1}"
+            place = f"{file} line {rows.line_num}"
             if len(row) > len(names):
-                raise ValueError(f"line {rows.line_num + 1} has {len(row)} cells for {len(names)} columns")
+                raise ValueError(f"line {rows.line_num} has {len(row)} cells for {len(names)} columns")
             if names.count("") > 1 and (lost := [c for n, c in zip(names, row, strict=False) if not n and c.strip()]):
-                line = f"line {rows.line_num + 1}"
+                line = f"line {rows.line_num}"
                 raise ValueError(f"{line}: {lost[0][:40]!r} stands below no name; name the column")
             yield place, dict.fromkeys(names) | dict(zip(names, row, strict=False))
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num + 1}: {error}") from error
+        raise ValueError(f"line {rows.line_num}: {error}") from error
 
 
 def _arrow_rows(file: Path, start: bytes) -> Iterator[Placed]:

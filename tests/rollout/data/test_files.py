@@ -115,6 +115,8 @@ def test_patterns_and_folders_give_their_files_by_name(tmp_path):
 def test_columns_without_a_name_may_be_empty_or_one(tmp_path):
     (tmp_path / "rows.csv").write_text("a,b,,\n1,2,,\n")
     assert rows_of(tmp_path / "rows.csv") == [{"a": "1", "b": "2", "": ""}]
+    (tmp_path / "long.csv").write_text('"a\nb",c\n1,2\n')
+    assert rows_of(tmp_path / "long.csv") == [{"a\nb": "1", "c": "2"}]
     (tmp_path / "index.csv").write_text(",a\n0,1\n")
     assert rows_of(tmp_path / "index.csv") == [{"": "0", "a": "1"}]
 
