@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 from evolpo import InputError
@@ -24,6 +25,15 @@ def check_pattern(pattern: str, field: str) -> None:
         raise InputError(f"{field}: {message}") from error
     if groups > 1:
         raise InputError(f"{field}: {pattern!r} has {groups} groups; give one, around the answer")
+
+
+def plain(answer: Any) -> Any:
+    """An answer with whole numbers and floats for the decimal numbers of a table's column; lists likewise."""
+    if isinstance(answer, list):
+        return [plain(one) for one in answer]
+    if isinstance(answer, Decimal) and answer.is_finite():
+        return int(answer) if answer == answer.to_integral_value() else float(answer)
+    return answer
 
 
 def extracted(answer: Any, pattern: str, place: str, field: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from evolpo import InputError
 from evolpo.rl.data import LENGTH_ALPHA, Answer
-from evolpo.rollout.data.answers import HASHES, extracted
+from evolpo.rollout.data.answers import HASHES, extracted, plain
 from evolpo.rollout.data.cells import MISSING, cell, check_prompt, check_row, column, names_of
 from evolpo.rollout.data.code import has_tests, holds_tests, with_what_tests_call
 from evolpo.rollout.data.files import Placed
@@ -234,7 +234,7 @@ class Reader:
         name, field = self.columns.answer, f"{self.where}.answer_column"
         if name is None:
             return None
-        value = cell(row, name)
+        value = plain(cell(row, name))
         if value is MISSING:
             if not self.options.answer_column:
                 return None

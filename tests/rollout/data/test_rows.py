@@ -1,6 +1,7 @@
 """Rows in the shapes that public data sets have become problems; what is no problem is one clear line."""
 
 import json
+from decimal import Decimal
 
 import pyarrow
 import pyarrow.parquet
@@ -577,3 +578,10 @@ def test_one_prompt_with_answers_that_differ_is_counted_and_shown(tmp_path):
     [line] = [one for one in notes if "differ" in one]
     assert "data.train: warning: 2 prompts stand there with answers that differ, e.g. '1' (" in line
     assert line.endswith(f"line 1) and '2' ({tmp_path}/rows.jsonl line 2); all are kept")
+
+
+def test_decimal_numbers_of_a_table_are_numbers(tmp_path):
+    rows = [{"question": f"What is {i}?", "answer": Decimal(text)} for i, text in enumerate(("1.50", "34.00", "-2.25"))]
+    found = [problem.answer for problem in load(tmp_path, *rows, parquet=True)]
+    assert found == [1.5, 34, -2.25]
+    assert [type(one) for one in found] == [float, int, float]
