@@ -8,10 +8,12 @@ is that of one block, and keys that no query of a block sees cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 LONGEST_PRODUCT = 1024
@@ -21,6 +23,9 @@ BLOCK_SCORES = 1 << 24
 SMALLEST_BLOCK = 16
 """Queries in a block at least."""
 
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""On GPUs, without cuDNN, which PyTorch takes first on Hopper: it is up to twice as fast, but prepares 140 ms (H100)
+for every shape that it has not seen, and nearly every micro-batch has a shape of its own."""
 Rule = Callable[[Any, Any, Tensor, Tensor], Tensor]
 """Which keys a query sees, as transformers has it: of batch, head, places of queries and of keys, True where seen."""
 
@@ -50,12 +55,16 @@ class Visibility:
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    wanted = value.shape[3]
+    wanted, grouped = value.shape[3], query.shape[1] != key.shape[1]
+    if grouped and query.is_cuda and query.dtype == torch.float32:  # no fused kernel shares key heads in float32
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+        grouped = False
     if wanted < query.shape[3]:  # the fused kernels want one size of heads, which multi-head latent attention has not
         value = nn.functional.pad(value, (0, query.shape[3] - wanted))
-    output = nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    with sdpa_kernel(BACKENDS) if query.is_cuda else nullcontext():
+        output = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+        )
     return output[..., :wanted]
 
 

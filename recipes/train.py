@@ -14,6 +14,7 @@ from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.evaluation import right_of
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.stop import Stop
+from evolpo.recipes.training.agreement import check_agreement
 from evolpo.recipes.training.assembly import assemble
 from evolpo.recipes.training.evaluation import evaluate_heldout, write_summary
 from evolpo.recipes.training.metrics import Timer, step_metrics
@@ -66,14 +67,15 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
             batch = build_batch(scored, units, advantages, mask_truncated=config.algorithm.mask_truncated)
             with timer("routing"):
                 metrics |= compare_routing(engine, trainer, batch.rows)
-            engine.sleep()
+            slept = engine.sleep()
             with timer("train"):
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)
             with timer("sync"):
-                engine.wake()
                 whole = trainer.lora is None or not engine.keeps_weights
                 weights = trainer.named_weights() if whole else trainer.changed_weights()
                 engine.update_weights(weights, version=step + 1, whole=whole)
+            if slept and step == parts.start:
+                check_agreement(engine, trainer, batch.rows, config.seed)
 
             done = step + 1
             metrics |= result.metrics | step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))

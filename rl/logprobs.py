@@ -66,7 +66,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets, logsumexp = ctx.saved_tensors
         rule: LogitRule = ctx.rule
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # In a sum of many chunks small parts would vanish in bf16.
+        wide = torch.float32 if len(targets) > ctx.chunk else weight.dtype
+        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         scaled = grads[0] / ctx.temperature  # [N]
         for start in range(0, len(targets), ctx.chunk):
@@ -82,10 +84,19 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad = grad.to(weight.dtype)
             torch.matmul(grad, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight.addmm_(grad.T, hidden[part])
+                _add_product(grad_weight, grad, hidden[part])
             if grad_bias is not None:
                 grad_bias += grad.sum(dim=0)
+        grad_weight = grad_weight if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+
+
+def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
+    """Add grad^T hidden to a total, which may be wider than they are."""
+    if total.dtype == grad.dtype:
+        total.addmm_(grad.T, hidden)
+    else:
+        total += grad.T @ hidden
 
 
 def chunked_logprobs(

@@ -230,7 +230,7 @@ def _token_mean(values: Tensor, lengths: Tensor) -> Tensor:
 def _metrics(ratio: Tensor, surrogate: Surrogate, lengths: Tensor) -> dict[str, Tensor]:
     """Metrics of every loss; ratio and lengths [B, U]."""
     # The largest and the smallest are of units that exist: places without tokens take the ratio of one that has some.
-    real = torch.where(lengths > 0, ratio, ratio.flatten()[lengths.argmax()])
+    real = torch.where(lengths > 0, ratio, ratio.flatten().index_select(0, lengths.argmax().view(1)))
     return {
         "ratio/mean": _token_mean(ratio, lengths),
         "ratio/max": real.max(),

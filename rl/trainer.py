@@ -14,6 +14,7 @@ from torch import Tensor
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
+from evolpo.model.kernel_check import check_kernels
 from evolpo.model.lora import LoraConfig, adapters_off, add_adapters, load_adapter, save_adapter
 from evolpo.model.names import save_model
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
@@ -26,10 +27,13 @@ from evolpo.rl.training.config import TrainerConfig, learning_rate
 from evolpo.rl.training.distributed import Ranks
 from evolpo.rl.training.engine import build_engine
 from evolpo.rl.training.expert_parallel import balanced_routers
+from evolpo.rl.training.offload import Away
 from evolpo.rl.training.weights import adapter_weights, named_weights
 
 SAFEGUARDS_EVERY = 10
 """Optimizer steps from one look at the safeguard metrics of FP8 to the next; looking costs time."""
+Seen = tuple[Sequence[int], Tensor, Tensor]
+"""Rows of a micro-batch, their log-probabilities [B, T] under the policy that sampled, and log-ratios [B, T]."""
 NO_ROW = Row(-1, (0,), (0,), (0,), 0.0, (0.0,))
 """Stands in where another rank has one micro-batch more: all ranks must meet in every backward pass."""
 
@@ -112,11 +116,13 @@ class Trainer(Ranks):
             use_fp8(self.policy.model)
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.policy.train(config.activation_checkpointing)  # eval mode: no dropout, so that ratios start at 1
+        self.policy.train(bool(config.activation_checkpointing))  # eval mode: no dropout, so that ratios start at 1
         self.reference = self._load_reference(reference_path, dtype, temperature)
         self.engine, self.optimizer = build_engine(self.policy, config, self.world)
+        self.away = Away()
         self.routers = [] if lora else balanced_routers(self.policy)
         self.device = self.engine.device
+        check_kernels(self.policy.model.config, dtype, self.device, config.fp8)
         if self.reference is not None:
             self.reference.to(self.device)
 
@@ -133,8 +139,10 @@ class Trainer(Ranks):
 
         Rows without advantage cost nothing (unless a KL penalty acts on them), but count in the denominators: the
         gradient is that of the whole batch. The policy that sampled is the current one, so the first part needs no
-        forward pass for its old log-probabilities.
+        forward pass for its old log-probabilities. With `trainer.offload=rollout` optimizer states are on the device
+        for the update alone.
         """
+        self.away.fetch()
         result = UpdateResult({})
         parts = split_rows(batch.rows, optimizer_steps)
         old: dict[int, list[float]] = {}
@@ -146,7 +154,15 @@ class Trainer(Ranks):
         result.metrics = totals.reduce()
         result.metrics["updates/skipped"] = float(result.skipped)
         result.metrics["lr"] = learning_rate(self.updates - 1, self.total_updates, self.config)
+        self.rest()
         return result
+
+    def rest(self) -> None:
+        """Until the next update, free sums of gradients; with `trainer.offload=rollout`, send optimizer states away."""
+        away = self.config.offload == "rollout"
+        states = optimizer_state.large_tensors(self.optimizer, self.config.zero_stage) if away else []
+        sums = optimizer_state.empty_sums(self.optimizer)
+        self.away.send(states, zeros=sums, keep=self.policy.parameters())
 
     def _with_signal(self, rows: Sequence[Row], part: Sequence[int]) -> list[int]:
         return [i for i in part if rows[i].advantage != 0.0 or self.options.kl_coef != 0.0]
@@ -167,12 +183,13 @@ class Trainer(Ranks):
         passes = int(self.max_over_ranks(len(plan)))
         if passes == 0:
             return  # no group of any rank carries a signal
+        seen: list[Seen] = []
         with self._weights_at_rest():
             for index in range(passes):
                 if index < len(plan):
                     micro = collate(rows, plan[index], self.device)
                     with self._safeguards(totals, watched=index == 0):
-                        self._accumulate(micro, loss, denominator, old, result, totals)
+                        seen.append(self._accumulate(micro, loss, denominator, old, totals))
                 else:
                     none = collate([NO_ROW], [[0]], self.device)
                     if self.lora is not None:
@@ -182,6 +199,9 @@ class Trainer(Ranks):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.updates, self.total_updates, self.config)
         self.engine.step()
+        for micro_rows, old_logprobs, log_ratios in seen:
+            _store(result.old_logprobs, rows, micro_rows, old_logprobs)
+            _store(result.log_ratios, rows, micro_rows, log_ratios)
         self.updates += 1
         load = balance(self.routers, self.config.expert_bias_rate)
         if load is not None:
@@ -199,12 +219,12 @@ class Trainer(Ranks):
         loss: PolicyLoss,
         denominator: float,
         old: Mapping[int, list[float]],
-        result: UpdateResult,
         totals: Totals,
-    ) -> None:
+    ) -> Seen:
+        """Add the gradient of a micro-batch; metrics stay on the device, which would have to be waited for."""
         reference = self._reference_logprobs(micro)
         logprobs, entropy, further = self.engine(micro, entropy_every=ENTROPY_EVERY)  # [B, T], [K]
-        totals.add("entropy", float(entropy.mean()), len(entropy))
+        totals.add("entropy", entropy.mean(), len(entropy))
         old_logprobs = logprobs.detach()
         if micro.rows[0] in old:
             old_logprobs = micro.unflatten(torch.tensor([x for i in micro.rows for x in old[i]], device=self.device))
@@ -228,20 +248,19 @@ class Trainer(Ranks):
         if further is not None:
             mtp = -further.sum() / denominator
             value = value + self.policy.mtp_weight * mtp
-            totals.add_sum("loss/mtp", float(mtp.detach()))
+            totals.add_sum("loss/mtp", mtp.detach())
         # DeepSpeed averages gradients over ranks; the denominator is already that of all ranks.
         self.engine.backward(value * self.world, scale_wrt_gas=False)
-        gap = (old_logprobs - micro.rollout_logprobs).abs()[micro.mask]
-        metrics |= {"logprob_gap/mean": gap.mean(), "logprob_gap/max": gap.max()}
-        tokens = float(micro.mask.sum())
-        totals.add_sum("loss", float(value.detach()))
+        tokens = float(len(micro.targets))
+        gap = (old_logprobs - micro.rollout_logprobs).abs() * micro.mask
+        metrics |= {"logprob_gap/mean": gap.sum() / tokens, "logprob_gap/max": gap.max()}
+        totals.add_sum("loss", value.detach())
         for name, scalar in metrics.items():
-            totals.add(name, float(scalar), tokens)
+            totals.add(name, scalar, tokens)
         totals.add_sum("train/rows", len(micro.rows))
         totals.add_sum("train/tokens", tokens)
         totals.add_sum("train/computed_tokens", micro.input_ids.numel())
-        _store(result.old_logprobs, micro, old_logprobs)
-        _store(result.log_ratios, micro, logprobs.detach() - old_logprobs)
+        return micro.rows, old_logprobs, logprobs.detach() - old_logprobs
 
     def _weights_at_rest(self) -> AbstractContextManager[None]:
         """The passes of one optimizer step: under FP8 each weight is quantised once for all of them.
@@ -286,12 +305,15 @@ class Trainer(Ranks):
         indices = range(len(rows)) if wanted is None else wanted
         plan = make_micro_batches(rows, list(indices), self.config.tokens_per_micro_batch)
         found: dict[int, list[float]] = {}
+        computed: list[tuple[Sequence[int], Tensor]] = []
         for index in range(int(self.max_over_ranks(len(plan)))):
             own = index < len(plan)
             micro = collate(rows, plan[index], self.device) if own else collate([NO_ROW], [[0]], self.device)
             logprobs, *_ = self.engine.module(micro)
             if own:
-                _store(found, micro, logprobs)
+                computed.append((micro.rows, logprobs))
+        for micro_rows, values in computed:
+            _store(found, rows, micro_rows, values)
         return found
 
     @torch.no_grad()
@@ -345,11 +367,18 @@ class Trainer(Ranks):
 
     def master_tensors(self) -> list[Tensor]:
         """This rank's fp32 weights, as the optimizer holds them."""
-        return optimizer_state.master_tensors(self.optimizer, self.config.zero_stage)
+        masters = optimizer_state.master_tensors(self.optimizer, self.config.zero_stage)
+        return [self.away.seen(master) for master in masters]
+
+    def promised_bytes(self) -> int:
+        """Bytes of the device that the trainer will hold beside an engine and does not hold yet: Adam's moments."""
+        if self.config.offload != "none":
+            return 0
+        return optimizer_state.promised_bytes(self.optimizer, self.config.zero_stage)
 
     def save_optimizer(self, folder: Path) -> None:
         """Write this rank's fp32 weights and Adam moments."""
-        optimizer_state.save(self.optimizer, self.config.zero_stage, folder, self.rank)
+        optimizer_state.save(self.optimizer, self.config.zero_stage, folder, self.rank, self.away.seen)
 
     def load_optimizer(self, folder: Path) -> None:
         """Read what `save_optimizer` wrote for this rank; the model itself must come from the same folder.
@@ -360,6 +389,6 @@ class Trainer(Ranks):
         optimizer_state.load(self.optimizer, self.config.zero_stage, folder, self.rank, self.world)
 
 
-def _store(into: dict[int, list[float]], micro: MicroBatch, values: Tensor) -> None:
-    for row, line, length in zip(micro.rows, values.tolist(), micro.mask.sum(dim=1).tolist(), strict=True):
-        into[row] = line[:length]
+def _store(into: dict[int, list[float]], rows: Sequence[Row], micro_rows: Sequence[int], values: Tensor) -> None:
+    for row, line in zip(micro_rows, values.tolist(), strict=True):
+        into[row] = line[: len(rows[row].response_ids)]

@@ -39,10 +39,12 @@ class RolloutConfig:
     """Budget of a response; longer ones are cut off and marked as truncated."""
     special_tokens: bool = False
     """Keep special tokens, such as a <think> that is one, in the text that rewards see; the end is left out anyway."""
-    kv_cache_gb: float = 2.0
-    """Memory for the engine's key-value cache, GiB a device."""
+    kv_cache_gb: float = 0.0
+    """Memory for the engine's key-value cache, GiB a device; 0: all that is left on a GPU, 2 on a CPU."""
     compile: bool = False
-    """Compile the engine's model: slower to start, faster to run."""
+    """Compile the engine's model: slower to start, faster to run. GPUs replay graphs of single tokens in any case."""
+    sleep_level: int = 2
+    """On a GPU while the trainer works: 2 drops the engine's weights, 1 keeps them in the CPU's memory."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -54,8 +56,10 @@ class RolloutConfig:
             raise InputError(f"rollout.top_k: {self.top_k} is negative; 0 keeps all tokens")
         if self.max_response_tokens < 1:
             raise InputError(f"rollout.max_response_tokens: {self.max_response_tokens} is less than 1")
-        if self.kv_cache_gb <= 0:
-            raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is not positive")
+        if self.kv_cache_gb < 0:
+            raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is negative; 0 takes what is left")
+        if self.sleep_level not in (1, 2):
+            raise InputError(f"rollout.sleep_level: {self.sleep_level} is none of 1, 2")
 
     def sampling(self, responses_per_prompt: int, budget: int = 0) -> Sampling:
         """The sampling of a training step, with a budget of tokens of its own if that is not 0."""
@@ -79,19 +83,17 @@ class RolloutEngine(Protocol):
 
     @property
     def keeps_weights(self) -> bool:
-        """Whether weights are still there after `sleep` and `wake`."""
+        """Whether weights are still there after `sleep`."""
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
         """Replace weights by full tensors under their Hugging Face names, and forget cached prefixes.
 
-        `whole`: these are all weights. Else others stay, and layers that the engine fuses come together.
+        An engine that sleeps wakes up. `whole`: these are all weights. Else others stay, and layers that the engine
+        fuses come together.
         """
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """For each sequence of T tokens the experts chosen, [T, layers, k]; empty for a model without experts."""
 
-    def sleep(self) -> None:
-        """Free the engine's device memory while the trainer works, where the device can."""
-
-    def wake(self) -> None:
-        """Take the memory back."""
+    def sleep(self) -> bool:
+        """Free the engine's device memory until weights are updated, where the device can; tells whether it did."""

@@ -15,6 +15,7 @@ import torch
 
 from evolpo import InputError
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
+from evolpo.rollout.card import CPU_CACHE_GB, GIB, EngineStream, Share, engine_share
 from evolpo.rollout.ends import end_tokens
 from evolpo.rollout.engine import RolloutConfig, Sampling
 from evolpo.rollout.vllm_worker import completed, expert_routers, register_ling, repack_experts, repack_tied_head
@@ -22,11 +23,12 @@ from evolpo.rollout.vllm_worker import completed, expert_routers, register_ling,
 if TYPE_CHECKING:
     from torch import Tensor
 
-GIB = 1 << 30
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 """vLLM's names of the precisions."""
 CPU_BATCH = 4096
 """Tokens that vLLM computes at once on a CPU, at most; a longer prompt raises it."""
+GRAPHS = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
+"""Graphs of the steps in which every sequence gets one token, and no compiler to wait for."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 
@@ -71,7 +73,15 @@ class VllmEngine:
     """A `RolloutEngine` that runs vLLM in this process, one engine a rank."""
 
     def __init__(
-        self, model: str | Path, config: RolloutConfig, precision: str, max_model_tokens: int, seed: int = 0
+        self,
+        model: str | Path,
+        config: RolloutConfig,
+        precision: str,
+        max_model_tokens: int,
+        seed: int = 0,
+        *,
+        weight_bytes: int = 0,
+        promised_bytes: int = 0,
     ) -> None:
         """Load the model.
 
@@ -81,6 +91,8 @@ class VllmEngine:
             precision: "bf16" or "fp32".
             max_model_tokens: longest prompt plus response.
             seed: of sampling without a seed of its own.
+            weight_bytes: of the model, to share out a GPU's memory.
+            promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
         """
         set_environment(torch.get_num_threads())
         hide_llvmlite()
@@ -91,27 +103,34 @@ class VllmEngine:
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if beside_trainer else {}
         if torch.cuda.is_available():
             extra["enable_sleep_mode"] = True
+            if not config.compile:
+                extra["compilation_config"] = GRAPHS
+            share = _share_of_card(config, weight_bytes, promised_bytes)
+            extra["gpu_memory_utilization"] = share.utilization
         else:
+            share = Share(int((config.kv_cache_gb or CPU_CACHE_GB) * GIB), 0.0)
+            extra["enforce_eager"] = not config.compile
             extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
             # Latent attention as every CPU has it: what vLLM takes where there is AMX knows bf16 alone.
             extra["attention_config"] = {"backend": "CPU_MLA"}
             # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
             extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
-        with _rank_in_environment(), warnings.catch_warnings():
+        self.stream = EngineStream()
+        with _rank_in_environment(), self.stream.entered(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own code, to itself
             self.llm = LLM(
                 model=str(model),
                 dtype=DTYPES[precision],
                 seed=seed,
                 max_model_len=max_model_tokens,
-                enforce_eager=not config.compile,
-                kv_cache_memory_bytes=int(config.kv_cache_gb * GIB),
+                kv_cache_memory_bytes=share.cache_bytes,
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled: after the temperature
                 hf_overrides=completed,
                 **extra,
             )
+        self.sleep_level, self.asleep = config.sleep_level, False
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.special_tokens = config.special_tokens
         model_config = self.llm.llm_engine.model_config
@@ -130,7 +149,7 @@ class VllmEngine:
         Raises:
             InputError: a prompt holds a token that the tokenizer has and the model has not.
         """
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         seeds = np.random.SeedSequence(seed).generate_state(max(len(prompts), 1)).astype(np.int64)
@@ -150,8 +169,17 @@ class VllmEngine:
             for s in seeds[: len(prompts)]
         ]
         self._check_tokens(prompts)
+        with self.stream.entered():
+            groups = self._sampled(prompts, params, done)
+        return [groups[place] for place in range(len(prompts))]
+
+    def _sampled(
+        self, prompts: Sequence[Prompt], params: Sequence[Any], done: Callable[[Group], None] | None
+    ) -> dict[int, Group]:
+        from vllm import TokensPrompt
+
         # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
-        self.llm.reset_prefix_cache()
+        self._forget_prefixes()
         engine = self.llm.llm_engine
         for place, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
             engine.add_request(str(place), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), param)
@@ -163,7 +191,11 @@ class VllmEngine:
                 groups[place] = Group(prompts[place], responses)
                 if done is not None:
                     done(groups[place])
-        return [groups[place] for place in range(len(prompts))]
+        return groups
+
+    def _forget_prefixes(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM keeps prefixes that old weights have computed: its cache is in use")
 
     def _check_tokens(self, prompts: Sequence[Prompt]) -> None:
         largest = max((token for prompt in prompts for token in prompt.token_ids), default=0)
@@ -186,22 +218,28 @@ class VllmEngine:
 
     @property
     def keeps_weights(self) -> bool:
-        """On a CPU nothing sleeps; on a GPU `sleep` drops them."""
-        return not torch.cuda.is_available()
+        """On a CPU nothing sleeps; on a GPU a sleep of level 2 drops them."""
+        return not torch.cuda.is_available() or self.sleep_level == 1
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
-        """Reload weights in place from live tensors, in one call."""
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        if whole:  # what was not reloaded is packed as it was
-            self.llm.apply_model(repack_tied_head)
-            self.llm.apply_model(repack_experts)
-        self.llm.reset_prefix_cache()
-        self.version = version
+        """Reload weights in place from live tensors, in one call; their memory is back before that of the cache."""
+        with self.stream.entered():
+            if self.asleep:
+                self.llm.wake_up(tags=["weights"])
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+            if whole:  # what was not reloaded is packed as it was
+                self.llm.apply_model(repack_tied_head)
+                self.llm.apply_model(repack_experts)
+            if self.asleep:
+                self.llm.wake_up(tags=["kv_cache"])
+            self._forget_prefixes()
+        self.version, self.asleep = version, False
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """The experts that the engine's model chooses for each token, one sequence after the other."""
         [routers] = self.llm.apply_model(expert_routers)
-        return [self._routing(sequence, routers) for sequence in sequences] if routers else []
+        with self.stream.entered():
+            return [self._routing(sequence, routers) for sequence in sequences] if routers else []
 
     def _routing(self, sequence: Sequence[int], routers: Sequence[Any]) -> Tensor:
         from vllm import SamplingParams, TokensPrompt
@@ -210,7 +248,7 @@ class VllmEngine:
         for router, seen in zip(routers, chosen, strict=True):
             router.set_capture_fn(lambda experts, seen=seen: seen.append(experts.cpu().clone()))
         try:
-            self.llm.reset_prefix_cache()  # a prefix in the cache would not be computed, nor routed
+            self._forget_prefixes()  # a prefix in the cache would not be computed, nor routed
             once = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
             self.llm.generate([TokensPrompt(prompt_token_ids=list(sequence))], once, use_tqdm=False)
         finally:
@@ -218,12 +256,17 @@ class VllmEngine:
                 router.set_capture_fn(None)
         return torch.stack([torch.cat(seen)[: len(sequence)] for seen in chosen], dim=1)  # [T, layers, k]
 
-    def sleep(self) -> None:
+    def sleep(self) -> bool:
         """Free key-value cache and weights on a GPU; nothing to free on a CPU."""
         if torch.cuda.is_available():
-            self.llm.sleep(level=2)
+            with self.stream.entered():
+                self.llm.sleep(level=self.sleep_level)
+            self.asleep = True
+        return self.asleep
 
-    def wake(self) -> None:
-        """Undo `sleep`; weights must be updated before the next `generate`."""
-        if torch.cuda.is_available():
-            self.llm.wake_up()
+
+def _share_of_card(config: RolloutConfig, weight_bytes: int, promised_bytes: int) -> Share:
+    """The engine's share of this rank's GPU; what PyTorch holds and does not use is given back before."""
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return engine_share(free, total, weight_bytes, config.kv_cache_gb, promised_bytes)

@@ -10,7 +10,6 @@ Products accumulate in float32 and give the precision of the activations. All th
 What is kept of x for the backward pass is the FP8 version in tiles along the tokens: the only one that pass needs.
 Router, norms, embeddings and LM head stay as they are.
 
-`formats.py` is the format, `product.py` the layer's three products with the numerics of the format on any machine,
-`hopper.py` the same on the scaled products of Hopper GPUs, with `kernels.py` to quantise there, `layers.py` puts them
-into a model, `safeguards.py` watches.
+`formats.py` is the format, `product.py` the three products, emulated on CPUs, `hopper.py` the same on Hopper's scaled
+products, with `kernels.py` to quantise there, `layers.py` puts them into a model, `safeguards.py` watches.
 """

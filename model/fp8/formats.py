@@ -27,9 +27,9 @@ class Quantised:
     rows: Tensor | None = None
     """[tiles] rows in each tile along the tokens; None for tiles along the features and for blocks."""
 
-    def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The values that the format represents; every one is exact in float32."""
-        return (self.values.float() * self._expanded()).to(dtype)
+    def dequantise(self) -> Tensor:
+        """The values that the format represents, in float32."""
+        return self.values.float() * self._expanded()
 
     def _expanded(self) -> Tensor:
         shape = self.values.shape
@@ -43,7 +43,9 @@ class Quantised:
 
 def scale_of(largest: Tensor) -> Tensor:
     """Scale that maps the largest magnitude of a tile to that of the format; 1 for a tile of zeros."""
-    return torch.where(largest > 0, largest.float() / LARGEST, 1.0)
+    largest = largest.float()
+    # By a tensor: on GPUs PyTorch takes a number's reciprocal, and the last bit would be another one.
+    return torch.where(largest > 0, largest / torch.full_like(largest, LARGEST), 1.0)
 
 
 def quantise_features(x: Tensor) -> Quantised:

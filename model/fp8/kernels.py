@@ -6,8 +6,6 @@ rounded, not approximated.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,22 +17,22 @@ WARPS = 8
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _scale(largest: Any) -> Any:
+def _scale(largest: tl.tensor) -> tl.tensor:
     """Scale of a tile of which this is the largest magnitude; 1 for a tile of zeros."""
     return tl.where(largest > 0, tl.div_rn(largest, 448.0), 1.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _both_forms(
-    x: Any,
-    values: Any,
-    scales: Any,
-    values_t: Any,
-    scales_t: Any,
-    rows: Any,
-    columns: Any,
-    feature_rows: Any,
-    token_rows: Any,
+    x: tl.tensor,
+    values: tl.tensor,
+    scales: tl.tensor,
+    values_t: tl.tensor,
+    scales_t: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    feature_rows: tl.tensor,
+    token_rows: tl.tensor,
     features: tl.constexpr,
     tokens: tl.constexpr,
     tile: tl.constexpr,
@@ -58,7 +56,15 @@ def _both_forms(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _blocks(weight: Any, values: Any, values_t: Any, scales: Any, rows: Any, columns: Any, tile: tl.constexpr) -> None:
+def _blocks(
+    weight: tl.tensor,
+    values: tl.tensor,
+    values_t: tl.tensor,
+    scales: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    tile: tl.constexpr,
+) -> None:
     """One block of 128 x 128."""
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     column = tl.program_id(1).to(tl.int64) * tile + tl.arange(0, tile)

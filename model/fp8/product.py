@@ -1,8 +1,8 @@
-"""The three products of a layer in FP8, on scaled values: the numerics of the format on any machine.
+"""The three products of a layer in FP8: by Hopper's scaled products, or emulated on a CPU.
 
-On a CPU the products run in float32, where every scaled value is exact. On GPUs they run in the precision of the
-activations, to which scaled values are rounded: experts, for which PyTorch has no grouped product with these scales,
-layers whose sizes are no multiples of 128, and all layers where the GPU is no Hopper. The others go to `hopper.py`.
+The emulation runs on scaled values in float32, where each of them is exact. On GPUs what does not gain by `hopper.py`
+stays in the precision of the activations: experts, for which PyTorch has no grouped product with these scales and which
+take ten times as long emulated, and layers that are small or no multiples of 128.
 """
 
 from __future__ import annotations
@@ -59,11 +59,10 @@ class _Fp8Product(torch.autograd.Function):
         counts = torch.tensor([len(flat)]) if ends is None else ends.diff(prepend=ends.new_zeros(1))
         rows = token_tiles(counts.long().to(x.device))
         ctx.name, ctx.shape, ctx.dtype = name, x.shape, x.dtype
-        ctx.scaled = x.dtype if x.is_cuda else torch.float32
         kept = _shared.quantise(name, x, rows) if ctx.needs_input_grad[1] else None
         values, scales = (None, None) if kept is None else (kept.values, kept.scales)
         ctx.save_for_backward(weight, rows, ends, values, scales)
-        features = watched(f"{name}.x", flat, quantise_features(flat)).dequantise(ctx.scaled)
+        features = watched(f"{name}.x", flat, quantise_features(flat)).dequantise()
         return _times(features, _scaled_weight(ctx, weight), ends).to(x.dtype).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -72,28 +71,28 @@ class _Fp8Product(torch.autograd.Function):
         dy = grads[0].flatten(0, -2).contiguous()
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            features = watched(f"{ctx.name}.dy", dy, quantise_features(dy)).dequantise(ctx.scaled)
+            features = watched(f"{ctx.name}.dy", dy, quantise_features(dy)).dequantise()
             dx = _times(features, _scaled_weight(ctx, weight).transpose(-1, -2), ends).to(ctx.dtype).view(ctx.shape)
         if ctx.needs_input_grad[1]:
-            tokens = watched(f"{ctx.name}.dy_t", dy, quantise_tokens(dy, rows)).dequantise(ctx.scaled)
-            inputs = Quantised(values, scales, rows).dequantise(ctx.scaled)
+            tokens = watched(f"{ctx.name}.dy_t", dy, quantise_tokens(dy, rows)).dequantise()
+            inputs = Quantised(values, scales, rows).dequantise()
             grouped = nn.functional.grouped_mm
             dw = (tokens.T @ inputs if ends is None else grouped(tokens.T, inputs, offs=ends)).to(weight.dtype)
         return dx, dw, None, None
 
 
 def _scaled_weight(ctx: Any, weight: Tensor) -> Tensor:
-    """What FP8 keeps of a weight, in the precision of the products."""
+    """What FP8 keeps of a weight."""
 
     def make() -> Tensor:
         exact = weight.detach()
-        return watched(f"{ctx.name}.w", exact, quantise_blocks(exact)).dequantise(ctx.scaled)
+        return watched(f"{ctx.name}.w", exact, quantise_blocks(exact)).dequantise()
 
-    return held(weight, f"scaled {ctx.scaled}", make)
+    return held(weight, "scaled", make)
 
 
 def fp8_product(x: Tensor, weight: Tensor, ends: Tensor | None = None, name: str = "") -> Tensor:
-    """X W^T with all three products in FP8.
+    """X W^T with all three products in FP8, where the device has them or emulates them.
 
     Args:
         x: [..., N, K].
@@ -104,7 +103,12 @@ def fp8_product(x: Tensor, weight: Tensor, ends: Tensor | None = None, name: str
     Returns:
         [..., N, out] in the precision of `x`.
     """
-    if ends is None and hopper.fits(x, weight):
-        return hopper.fp8_product(x, weight, name)
+    if x.is_cuda:
+        return hopper.fp8_product(x, weight, name) if hopper.fits(x, weight) else _times(x, weight, ends)
+    return emulated_product(x, weight, ends, name)
+
+
+def emulated_product(x: Tensor, weight: Tensor, ends: Tensor | None = None, name: str = "") -> Tensor:
+    """`fp8_product` in float32, on any device."""
     result: Tensor = _Fp8Product.apply(x, weight, ends, name)  # type: ignore[no-untyped-call]
     return result

@@ -134,7 +134,6 @@ def run_loop(model: str, count: int, tokens: int) -> Loop:
     trainer.update(Batch(batch_rows), LOSSES["lpo"])
     moved_rows = trainer.logprobs(batch_rows)
     moved = [abs(a - b) for a, b in zip(old, (x for i in range(len(batch_rows)) for x in moved_rows[i]), strict=True)]
-    engine.wake()
     engine.update_weights(trainer.named_weights(), version=1)
     after, *_ = sample(2)
     on_card = torch.cuda.is_available()

@@ -15,6 +15,7 @@ from evolpo.recipes.memory.mends import FIELDS, smallest_change
 from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, card_needs, shared_memory
 from evolpo.recipes.memory.passes import passes_of
 from evolpo.recipes.memory.sizes import sizes_of
+from evolpo.rollout.card import CPU_CACHE_GB
 
 if TYPE_CHECKING:
     from evolpo.recipes.config import TrainConfig
@@ -67,7 +68,8 @@ def check_training_memory(model: str, config: TrainConfig, ranks: int, memory: M
         return  # a token keeps fewer numbers than the model has parameters: no need to trace a pass
     longest = setting.work.prompt_tokens + setting.work.response_tokens
     least_cache = longest * sizes.cached * WEIGHT[setting.precision]
-    cache = max(config.rollout.kv_cache_gb * GIB, least_cache)
+    wanted = config.rollout.kv_cache_gb or (0.0 if memory.cards else CPU_CACHE_GB)
+    cache = max(wanted * GIB, least_cache)
 
     def parts(one: Setting) -> Mapping[str, float]:
         if not memory.cards:
@@ -96,7 +98,8 @@ def setting_of(config: TrainConfig, ranks: int) -> Setting:
         ),
         precision=trainer.precision,
         zero_stage=trainer.zero_stage,
-        checkpointing=trainer.activation_checkpointing,
+        checkpointing=bool(trainer.activation_checkpointing),
+        offload=trainer.offload,
         expert_parallel=trainer.expert_parallel,
         reference=config.algorithm.kl_coef != 0.0,
         lora_rank=config.model.lora.rank or 0,

@@ -17,7 +17,8 @@ import itertools
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from evolpo.recipes.memory.needs import OFFLOADS, Setting
+from evolpo.recipes.memory.needs import Setting
+from evolpo.rl.training.config import OFFLOADS
 
 LORA_RANK = 16
 """Rank of the adapters that are proposed."""

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 
 from evolpo.recipes.memory.sizes import Sizes
 
-OFFLOADS = ("none", "rollout", "always")
-"""Where optimizer states are: on the card; in the machine's memory while the engine samples; always there."""
 WEIGHT = {"bf16": 2, "fp32": 4}
 """Bytes of a weight, and of a gradient."""
 OPTIMIZER = 12

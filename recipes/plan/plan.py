@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evolpo import InputError
-from evolpo.recipes.memory.needs import OFFLOADS, WEIGHT, Setting, Work, states
+from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, states
 from evolpo.recipes.memory.sizes import Sizes, sizes_of
 from evolpo.recipes.plan.cards import card_lines
 from evolpo.recipes.plan.presets import PRESETS as PUBLISHED
 from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.rl.training.config import OFFLOADS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

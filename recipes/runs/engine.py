@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evolpo.model.stored import parameters
 from evolpo.recipes.runs.context import longest_tokens
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig
 
+WIDTHS = {"bf16": 2, "fp32": 4}
+"""Bytes of a weight by precision."""
+
 
 def start_engine(
-    model: str | Path, data: DataConfig, rollout: RolloutConfig, precision: str, seed: int
+    model: str | Path, data: DataConfig, rollout: RolloutConfig, precision: str, seed: int, promised_bytes: int = 0
 ) -> RolloutEngine:
     """Start vLLM; a process can do so once in its life. A trainer beside it calls `init_distributed` before.
 
@@ -20,7 +24,17 @@ def start_engine(
         rollout: memory, compilation and the longest response.
         precision: "bf16" or "fp32".
         seed: of sampling without a seed of its own.
+        promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
     """
     from evolpo.rollout.vllm_engine import VllmEngine
 
-    return VllmEngine(model, rollout, precision, longest_tokens(data, rollout), seed)
+    weights = parameters(Path(model)) * WIDTHS[precision] if Path(model).is_dir() else 0
+    return VllmEngine(
+        model,
+        rollout,
+        precision,
+        longest_tokens(data, rollout),
+        seed,
+        weight_bytes=weights,
+        promised_bytes=promised_bytes,
+    )

@@ -106,7 +106,9 @@ def assemble(
     progress.note(f"{len(stream)} prompts to train on, {len(encoded)} held out")
     if engine is None:
         progress.note("starting vLLM")
-        engine = start_engine(place.model, config.data, config.rollout, config.trainer.precision, config.seed)
+        trainer.rest()
+        promised = trainer.promised_bytes()
+        engine = start_engine(place.model, config.data, config.rollout, config.trainer.precision, config.seed, promised)
     engine.update_weights(trainer.named_weights(), version=place.start)
     resumed = place.start if place.checkpoint else None
     writer = stack.enter_context(MetricsWriter(place.run, config.logger, resumed)) if trainer.rank == 0 else None

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from evolpo import InputError
 from evolpo.model import resolve_precision
 from evolpo.rl.schedule import SCHEDULES
+
+OFFLOADS = ("none", "rollout", "always")
+"""Where optimizer states may be."""
 
 
 @dataclass
@@ -18,7 +23,7 @@ class TrainerConfig:
     precision: str = "auto"
     """bf16 (with fp32 master weights), fp32, or auto: bf16 where the hardware multiplies it fast, else fp32."""
     fp8: bool = False
-    """Compute the products of linear layers, experts included, in FP8, forward and backward; emulated off Hopper."""
+    """Compute the products of linear layers in FP8, forward and backward: on Hopper GPUs; emulated on CPUs."""
     learning_rate: float = 1e-6
     """Peak learning rate of AdamW."""
     warmup_steps: int = 0
@@ -37,8 +42,10 @@ class TrainerConfig:
     """Step of the experts' biases that evens out their load, in a model with experts; 0 leaves them."""
     tokens_per_micro_batch: int = 2048
     """Most tokens in one forward and backward pass of a device; a prompt counts once for its responses."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, a third more time; null: on GPUs."""
+    offload: str = "none"
+    """Optimizer states in the CPU's memory: none, rollout (while the engine samples), always."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
@@ -48,6 +55,12 @@ class TrainerConfig:
         """Check ranges and names."""
         if self.zero_stage not in (0, 1, 2, 3):
             raise InputError(f"trainer.zero_stage: {self.zero_stage} is none of 0, 1, 2, 3")
+        if self.offload not in OFFLOADS:
+            raise InputError(f"trainer.offload: {self.offload!r} is none of {', '.join(OFFLOADS)}")
+        if self.offload == "always" and self.zero_stage == 0:
+            raise InputError("trainer.offload: always needs trainer.zero_stage 1, 2 or 3")
+        if self.activation_checkpointing is None:
+            self.activation_checkpointing = torch.cuda.is_available()
         self.precision = resolve_precision(self.precision, "trainer.precision")
         if self.schedule not in SCHEDULES:
             raise InputError(f"trainer.schedule: {self.schedule!r} is none of {', '.join(SCHEDULES)}")
@@ -56,6 +69,10 @@ class TrainerConfig:
                 raise InputError(f"trainer.{name}: {getattr(self, name)} is not positive")
         if not 0 <= self.beta2 < 1:
             raise InputError(f"trainer.beta2: {self.beta2} is no decay; give 0 to 0.999")
+        if self.fp8 and torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9:
+            raise InputError(
+                f"trainer.fp8: {torch.cuda.get_device_name()} is no Hopper GPU, which it is made for; false"
+            )
         if self.expert_parallel > 1 and (self.zero_stage not in (1, 2) or self.fp8):
             raise InputError("trainer.expert_parallel: above 1 it needs trainer.zero_stage 1 or 2 and fp8=false")
         if self.expert_parallel < 1:

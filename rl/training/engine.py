@@ -62,15 +62,28 @@ def _adam(groups: list[dict[str, Any]], config: TrainerConfig) -> torch.optim.Ad
 def _deepspeed_config(policy: nn.Module, config: TrainerConfig, world: int) -> dict[str, Any]:
     spread = config.expert_parallel
     experts = {"expert_parallel": prepare(policy, spread, world)} if spread > 1 else {}
-    return experts | {
-        "train_micro_batch_size_per_gpu": 1,
-        "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
-        "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 60,
-    }
+    exact = config.precision == "bf16" and config.zero_stage > 0  # DeepSpeed has nothing for stage 0
+    accumulation = {"data_types": {"grad_accum_dtype": "fp32"}} if exact else {}
+    return (
+        experts
+        | accumulation
+        | {
+            "train_micro_batch_size_per_gpu": 1,
+            "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
+            "gradient_clipping": config.max_grad_norm,
+            "bf16": {"enabled": config.precision == "bf16"},
+            "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False} | _offload(config),
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": 1 << 60,
+        }
+    )
+
+
+def _offload(config: TrainerConfig) -> dict[str, Any]:
+    if config.offload != "always":
+        return {}
+    return {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
 
 
 def _clip_fp32_gradients(engine: Any, policy: nn.Module, max_norm: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,36 @@ def master_tensors(optimizer: Any, zero_stage: int) -> list[Tensor]:
     return [p for group in _inner(optimizer).param_groups for p in group["params"]]
 
 
-def save(optimizer: Any, zero_stage: int, folder: Path, rank: int) -> None:
-    """Write the state of this rank into a checkpoint's folder."""
+def large_tensors(optimizer: Any, zero_stage: int) -> list[Tensor]:
+    """This rank's fp32 weights and Adam moments: what an update needs and nothing else does."""
+    states = _inner(optimizer).state
+    masters = master_tensors(optimizer, zero_stage)
+    moments = [value for master in masters for value in states.get(master, {}).values()]
+    return [tensor for tensor in (*masters, *moments) if torch.is_tensor(tensor) and tensor.dim()]
+
+
+def empty_sums(optimizer: Any) -> list[Tensor]:
+    """Where DeepSpeed adds gradients up in stage 1 (bf16 weights): zero between two updates, 4 bytes a weight."""
+    return list(getattr(optimizer, "fp32_groups_gradients_flat", []))
+
+
+def promised_bytes(optimizer: Any, zero_stage: int) -> int:
+    """Bytes that Adam takes in its first step: two moments of every weight that has none yet."""
+    states = _inner(optimizer).state
+    return sum(2 * one.numel() * 4 for one in master_tensors(optimizer, zero_stage) if not states.get(one))
+
+
+def save(
+    optimizer: Any, zero_stage: int, folder: Path, rank: int, seen: Callable[[Tensor], Tensor] = lambda one: one
+) -> None:
+    """Write the state of this rank into a checkpoint's folder; `seen` shows tensors that may be elsewhere."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(zero_stage)}
     for i, master in enumerate(master_tensors(optimizer, zero_stage)):
-        tensors[f"{i}.master"] = master.detach().cpu().clone()
+        tensors[f"{i}.master"] = seen(master).detach().cpu().clone()
         for name, value in _inner(optimizer).state.get(master, {}).items():
-            tensors[f"{i}.{name}"] = torch.as_tensor(value).detach().cpu().clone()
+            tensors[f"{i}.{name}"] = seen(torch.as_tensor(value)).detach().cpu().clone()
     (folder / OPTIMIZER).mkdir(exist_ok=True)
     save_file(tensors, folder / OPTIMIZER / f"rank_{rank}.safetensors")
 

@@ -320,3 +320,16 @@ def test_models_whose_attention_is_fixed_are_refused(tiny_model_path, monkeypatc
     monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
     with pytest.raises(ValueError, match="cannot be replaced"):
         Policy(model)
+
+
+def test_the_heads_gradient_adds_up_chunks_in_fp32():
+    """In bf16 the parts of 1,024 chunks vanish in their sum; a single chunk is the measure."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 16, generator=generator).bfloat16().repeat(1024, 1)
+    targets = torch.full((1024,), 3)
+    gradients = []
+    for chunk in (1, 1024):
+        weight = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+        chunked_logprobs(hidden, weight, targets, chunk=chunk)[0].sum().backward()
+        gradients.append(weight.grad.float())
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 0.01

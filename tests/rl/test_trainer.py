@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from launching import launch
+from safetensors.torch import load_file
 from trainer_worker import GROUPS, SILENT_GROUP, SIZE, make_rows
 
 from evolpo import InputError
@@ -32,6 +33,7 @@ TWO_RANKS = {
 TWO_RANK_PAIRS = [("empty", 0), ("empty", 1), ("empty", 2), ("empty", 3)]
 TWO_RANK_PAIRS += [("uneven", 0), ("uneven", 3), ("halves", 1), ("silent", 2)]
 SAVED = {1: [(p, s) for p in ("fp32", "bf16") for s in STAGES], 2: [("fp32", 0), ("fp32", 1), ("bf16", 2), ("bf16", 3)]}
+AWAY = [("fp32", 0), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
 SAVED_CASES = [(ranks, *pair) for ranks, pairs in SAVED.items() for pair in pairs]
 
 
@@ -105,6 +107,24 @@ def one(paths):
     jobs.append(job(paths, "kl_to_itself", steps=1, signal=False, options=penalty, reference=paths["model"]))
     jobs.append(job(paths, "checkpointing", config={"activation_checkpointing": True}, steps=3, gradient=True))
     return launch(jobs, 1, paths["base"] / "one")
+
+
+@pytest.fixture(scope="module")
+def memory(paths):
+    """What concerns memory and waiting, on one rank."""
+    everything = [list(range(GROUPS))]
+    jobs = [job(paths, "reads", config={"tokens_per_micro_batch": 16}, steps=1, reads=True)]
+    for one_job in save_jobs(paths, paths["base"] / "away", AWAY, everything):
+        config = one_job["config"] | {"offload": "rollout"}
+        jobs.append(one_job | {"name": one_job["name"].replace("save", "away"), "config": config})
+    for stage in STAGES[1:]:
+        config = {"precision": "bf16", "learning_rate": 2e-4, "offload": "always"}
+        jobs.append(job(paths, f"always_{stage}", stage, config, steps=8, fixed=True))
+    for stage in STAGES:
+        for copies in (1, 16):
+            config = {"precision": "bf16", "tokens_per_micro_batch": 16}
+            jobs.append(job(paths, f"sum_{stage}_{copies}", stage, config, copies=copies, steps=1, sums=True))
+    return launch(jobs, 1, paths["base"] / "memory")
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +293,54 @@ def test_all_stages_agree_in_bf16(one):
 
 
 # -- what an update is --------------------------------------------------------------------------------------------
+
+
+def repeated_error(run, stage):
+    """How far the gradient of 16 times the same micro-batches is from that of one time, in the norm."""
+    first, many = (run.tensors(f"sum_{stage}_{copies}", "gradient") for copies in (1, 16))
+    masters = len(first) // 3  # then the two moments of each: the first is the gradient times 0.1
+    first, many = (
+        {name: one[name] for name in one if int(name) >= masters and int(name) % 2 == masters % 2}
+        for one in (first, many)
+    )
+    difference = sum((many[name].float() - first[name].float()).square().sum() for name in first)
+    return (difference / sum(first[name].float().square().sum() for name in first)).sqrt()
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_gradients_of_many_micro_batches_add_up_in_fp32(memory, stage):
+    assert repeated_error(memory, stage) < 1e-3
+    assert repeated_error(memory, 0) > 0.01  # DeepSpeed adds up in bf16 there, where small parts vanish
+
+
+@pytest.mark.parametrize(("precision", "stage"), AWAY)
+def test_states_that_go_away_and_come_back_are_the_same_bits(one, memory, precision, stage):
+    stayed, went = one[f"save_{precision}_{stage}"], memory[f"away_{precision}_{stage}"]
+    assert went["digest"] == stayed["digest"]
+    assert went["master_digest"] == stayed["master_digest"]
+    files = [paths_of(one.folder.parent / name / f"checkpoint_{precision}_{stage}") for name in ("one", "away")]
+    assert files[0].keys() == files[1].keys()
+    for name, tensors in files[0].items():
+        assert all(torch.equal(tensors[key], files[1][name][key]) for key in tensors)
+
+
+def paths_of(checkpoint):
+    """The optimizer's files of a checkpoint, read."""
+    return {file.name: load_file(file) for file in (checkpoint / OPTIMIZER).glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_states_that_stay_on_the_cpu_train_the_same(one, memory, stage):
+    for name in ("grad_norm", "loss"):
+        assert memory.metric(f"always_{stage}", name) == pytest.approx(one.metric(f"bf16_{stage}", name), rel=1e-3)
+    assert memory[f"always_{stage}"]["changed"]
+
+
+def test_the_host_reads_little_between_micro_batches(memory):
+    """On a GPU each reading waits for all that runs: who sees whom, and how many units there are, and no metric."""
+    assert memory["reads"]["changed"]
+    micro_batches = 2 * SIZE + SIZE  # three groups with a signal, a row each
+    assert 0 < len(memory["reads"]["reads"]) <= 2 * micro_batches
 
 
 def test_rows_without_advantage_cost_nothing_and_count(one):

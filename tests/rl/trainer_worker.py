@@ -7,15 +7,17 @@ Rank R writes FOLDER/rank_R.json: results by job; rank 0 also writes tensors, FO
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evolpo import InputError
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import LOSSES, LossOptions
 from evolpo.rl.trainer import Trainer
+from evolpo.rl.training import optimizer_state
 from evolpo.rl.training.config import TrainerConfig
 
 GROUPS, SIZE, VOCABULARY = 4, 3, 300
@@ -38,12 +40,18 @@ class Job:
     """False: no row has an advantage."""
     fixed: bool = False
     """True: the same rows in every step."""
+    copies: int = 1
+    """Every group so many times: the same gradient, from more micro-batches."""
     steps: int = 5
     total: int = 10
     """Optimizer steps that the schedule spans."""
     optimizer_steps: int = 1
     gradient: bool = False
-    """Write the gradient of the first optimizer step."""
+    """Write the gradient of the first optimizer step, by parameter."""
+    reads: bool = False
+    """Count what the host reads from tensors in forward and backward passes."""
+    sums: bool = False
+    """Write it as the optimizer's tensors lie."""
     save_after: int = 0
     """Save into `folder` after this step; 0 never."""
     load: bool = False
@@ -73,6 +81,7 @@ def make_rows(step: int = 0) -> list[Row]:
 
 def batch_of(job: Job, step: int, rank: int) -> Batch:
     rows = [row for row in make_rows(0 if job.fixed else step) if row.group in job.groups[rank]]
+    rows = [replace(row, group=row.group + GROUPS * copy) for copy in range(job.copies) for row in rows]
     if not job.signal:
         rows = [Row(r.group, r.prompt_ids, r.response_ids, r.units, 0.0, r.rollout_logprobs) for r in rows]
     return Batch(tuple(rows))
@@ -115,6 +124,32 @@ def save(trainer: Trainer, folder: Path) -> None:
     trainer.barrier()
 
 
+class Reads(TorchDispatchMode):
+    """Counts values that the host reads from tensors: on a GPU each waits for all work before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.partition(".")[0]
+        if name in ("_local_scalar_dense", "nonzero", "masked_select"):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def counting_reads(trainer: Trainer) -> Reads:
+    """Watch the forward and backward passes of all micro-batches from now on."""
+    reads, plain = Reads(), trainer._accumulate
+
+    def watched(*args):
+        with reads:
+            return plain(*args)
+
+    trainer._accumulate = watched
+    return reads
+
+
 def run(job: Job, output: Path) -> dict:
     """Train as the job says; returns what the tests look at."""
     trainer = Trainer(
@@ -127,6 +162,7 @@ def run(job: Job, output: Path) -> dict:
     if job.load:
         trainer.load_optimizer(Path(job.folder))
         trainer.updates = job.start
+    reads = counting_reads(trainer) if job.reads else None
     before = weights_of(trainer)
     rows = make_rows()
     result: dict = {"metrics": [], "reference": trainer.reference is not None, "evaluations": []}
@@ -140,6 +176,9 @@ def run(job: Job, output: Path) -> dict:
             gradient = full_gradient(trainer)
             if trainer.rank == 0:
                 torch.save(gradient, output / f"{job.name}.gradient.pt")
+        if job.sums:
+            moments = optimizer_state.large_tensors(trainer.optimizer, trainer.config.zero_stage)
+            torch.save({str(i): m for i, m in enumerate(moments)}, output / f"{job.name}.gradient.pt")
         if job.save_after == step + 1:
             save(trainer, Path(job.folder))
     weights = weights_of(trainer)
@@ -148,6 +187,7 @@ def run(job: Job, output: Path) -> dict:
     masters = trainer.master_tensors()
     return result | {
         "updates": trainer.updates,
+        "reads": reads.found if reads else None,
         "changed": digest(weights) != digest(before),
         "digest": digest(weights),
         "weight_dtypes": sorted({str(w.dtype) for w in weights.values()}),

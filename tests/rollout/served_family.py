@@ -41,6 +41,12 @@ def worst_gap(engine, model):
     return worst
 
 
+def lose_weights(served):
+    """What a sleep of level 2 does on a GPU: no parameter is what it was."""
+    for parameter in served.parameters():
+        parameter.data.fill_(float("nan"))
+
+
 def main(family, folder):
     model, other = make_model(family, 0), make_model(family, 1)
     save_model(model, folder / "model", named_weights(model))
@@ -48,6 +54,7 @@ def main(family, folder):
     engine = VllmEngine(str(folder / "model"), RolloutConfig(kv_cache_gb=0.25), "fp32", 256)
     result = {"start": worst_gap(engine, model)}
     before = engine.generate(PROMPTS, SAMPLING, seed=2)
+    engine.llm.apply_model(lose_weights)
     engine.update_weights(named_weights(other).items(), version=1)
     result["new"] = worst_gap(engine, other)
     engine.update_weights(named_weights(model).items(), version=2)

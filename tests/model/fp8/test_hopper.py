@@ -219,3 +219,25 @@ def test_the_kernels_are_the_plain_version_to_the_last_bit():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_kernels_compile_for_hopper_without_one():
+    """In tiles of 32, for which the compiler takes a tenth of the time."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from evolpo.model.fp8 import kernels
+
+    sizes = dict.fromkeys(("rows", "columns", "feature_rows", "token_rows"), "i32")
+    forms = {"values": "*fp8e4nv", "scales": "*fp32", "values_t": "*fp8e4nv", "scales_t": "*fp32"}
+    blocks = {**{name: forms[name] for name in ("values", "values_t", "scales")}, "rows": "i32", "columns": "i32"}
+    for kernel, arguments, constants in (
+        (kernels._both_forms, {"x": "*bf16", **forms, **sizes}, {"features": True, "tokens": True, "tile": 32}),
+        (kernels._blocks, {"weight": "*bf16", **blocks}, {"tile": 32}),
+    ):
+        signature = arguments | dict.fromkeys(constants, "constexpr")
+        made = triton.compile(
+            ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}
+        )
+        assert "cubin" in made.asm
