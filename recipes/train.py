@@ -71,9 +71,7 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
             with timer("train"):
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)
             with timer("sync"):
-                whole = trainer.lora is None or not engine.keeps_weights
-                weights = trainer.named_weights() if whole else trainer.changed_weights()
-                engine.update_weights(weights, version=step + 1, whole=whole)
+                engine.update_weights(trainer.named_weights(), version=step + 1)
             if slept and step == parts.start:
                 check_agreement(engine, trainer, batch.rows, config.seed)
 
