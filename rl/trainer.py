@@ -345,10 +345,6 @@ class Trainer(Ranks):
         """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
         yield from named_weights(self.policy.model, self.config.zero_stage)
 
-    def changed_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Those that an update changes, and what an engine takes together with them; with adapters that is a part."""
-        yield from named_weights(self.policy.model, self.config.zero_stage, only_changed=self.lora is not None)
-
     def save_trained(self, folder: Path) -> None:
         """Write what is trained: the adapters in PEFT's layout, or the model; every rank takes part, rank 0 writes."""
         if self.lora is None:

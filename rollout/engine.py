@@ -81,15 +81,10 @@ class RolloutEngine(Protocol):
         `done` gets every group as soon as it is finished, while the others are still being sampled.
         """
 
-    @property
-    def keeps_weights(self) -> bool:
-        """Whether weights are still there after `sleep`."""
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes.
 
-    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
-        """Replace weights by full tensors under their Hugging Face names, and forget cached prefixes.
-
-        An engine that sleeps wakes up. `whole`: these are all weights. Else others stay, and layers that the engine
-        fuses come together.
+        An engine that sleeps wakes up.
         """
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:

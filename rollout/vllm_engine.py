@@ -216,20 +216,14 @@ class VllmEngine:
         text = self.tokenizer.decode(written, skip_special_tokens=not self.special_tokens)
         return Response(token_ids, text, logprobs, reason)
 
-    @property
-    def keeps_weights(self) -> bool:
-        """On a CPU nothing sleeps; on a GPU a sleep of level 2 drops them."""
-        return not torch.cuda.is_available() or self.sleep_level == 1
-
-    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int, *, whole: bool = True) -> None:
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Reload weights in place from live tensors, in one call; their memory is back before that of the cache."""
         with self.stream.entered():
             if self.asleep:
                 self.llm.wake_up(tags=["weights"])
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-            if whole:  # what was not reloaded is packed as it was
-                self.llm.apply_model(repack_tied_head)
-                self.llm.apply_model(repack_experts)
+            self.llm.apply_model(repack_tied_head)
+            self.llm.apply_model(repack_experts)
             if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
             self._forget_prefixes()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from evolpo.model.lora import MARKS, adapter_layers, adapter_parameters, fold
+from evolpo.model.lora import adapter_layers, adapter_parameters, fold
 from evolpo.model.names import by_layer, published
 from evolpo.rl.training.expert_parallel import spread_layers, whole_experts
 
@@ -15,15 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def named_weights(
-    model: PreTrainedModel, zero_stage: int, *, only_changed: bool = False
-) -> Iterator[tuple[str, Tensor]]:
+def named_weights(model: PreTrainedModel, zero_stage: int) -> Iterator[tuple[str, Tensor]]:
     """Weights as full tensors under the names of their checkpoints; every rank must run through it.
 
     Args:
         model: adapters in it are folded into the matrices that they stand beside.
         zero_stage: 3 gathers them.
-        only_changed: of a model with adapters only what these change, and what an engine takes together with it.
     """
     import deepspeed
 
@@ -36,26 +33,9 @@ def named_weights(
     named = [(name, tensor) for name, tensor in named if not name.startswith(moved)]
     layers = adapter_layers(model)
     for part in by_layer(named):
-        if only_changed:
-            part = _changed(part, layers)
         gathered = [t for _, t in part if isinstance(t, nn.Parameter)] if zero_stage == 3 else []
         with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
             yield from published(model, list(fold([(name, tensor.data) for name, tensor in part], layers)))
-
-
-def _changed(part: Sequence[tuple[str, Tensor]], layers: Iterable[str]) -> list[tuple[str, Tensor]]:
-    """Of the tensors of a layer those of linear layers with an adapter, and of the linear layers beside them.
-
-    vLLM fuses some that stand side by side, such as q_proj, k_proj and v_proj, and takes new weights for all of them
-    or for none.
-    """
-    blocks = {name.rpartition(".")[0] for name in layers}
-
-    def block(name: str) -> str:
-        owner = name.rsplit(".", 3)[0] if any(mark in name for mark in MARKS) else name.rpartition(".")[0]
-        return owner.removesuffix(".base_layer").rpartition(".")[0]
-
-    return [(name, tensor) for name, tensor in part if block(name) in blocks]
 
 
 def adapter_weights(model: PreTrainedModel, zero_stage: int) -> dict[str, Tensor]:
