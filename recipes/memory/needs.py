@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from evolpo.recipes.memory.sizes import Sizes
 
 WEIGHT = {"bf16": 2, "fp32": 4}
-"""Bytes of a weight, and of a gradient."""
+"""Bytes of a weight, and of a gradient where these are not summed in fp32, as they are from ZeRO stage 1 on."""
 OPTIMIZER = 12
 """Bytes a parameter: fp32 master weight and two fp32 moments of Adam."""
 STEP = 4
@@ -100,7 +100,8 @@ def states(sizes: Sizes, setting: Setting) -> dict[str, float]:
         result["weights"] += adapter * width / parts[0][1]["weights"]
         parts = [(float(adapter), parts[0][1])]
     optimizer = OPTIMIZER if setting.precision == "bf16" or setting.zero_stage else OPTIMIZER - 4
-    result["gradients"] = sum(count * width / divided["gradients"] for count, divided in parts)
+    summed = WEIGHT["fp32" if setting.zero_stage else setting.precision]
+    result["gradients"] = sum(count * summed / divided["gradients"] for count, divided in parts)
     result["optimizer"] = sum(count * optimizer / divided["optimizer"] for count, divided in parts)
     result["step"] = sum(count * STEP / divided["optimizer"] for count, divided in parts)
     return result
