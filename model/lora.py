@@ -6,6 +6,7 @@ so that the first policy is the base. Files are PEFT's: `adapter_config.json` an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,12 +48,14 @@ class LoraConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.rank is None:
-            if (self.alpha, self.targets, self.dropout) != (32.0, [ALL_LINEAR], 0.0):
-                raise InputError("model.lora.rank: is empty; give a rank such as 16, or leave model.lora out")
+            for name, usual in (("alpha", 32.0), ("targets", [ALL_LINEAR]), ("dropout", 0.0)):
+                if (given := getattr(self, name)) != usual:
+                    mend = "give a rank such as 16, or leave model.lora out"
+                    raise InputError(f"model.lora.{name}: {given} means nothing while model.lora.rank is empty; {mend}")
             return
         if self.rank < 1:
             raise InputError(f"model.lora.rank: {self.rank} is not positive; leave it out to train all weights")
-        if self.alpha <= 0:
+        if not 0 < self.alpha < math.inf:
             raise InputError(f"model.lora.alpha: {self.alpha} is not positive; give about twice the rank")
         if not self.targets:
             raise InputError(f"model.lora.targets: is empty; give names of linear layers, or {ALL_LINEAR}")

@@ -201,7 +201,9 @@ class EvaluateConfig:
         check_name(self.name)
         self.precision = resolve_precision(self.precision, "precision")
         if self.model.adapters is not None:
-            raise InputError("model.lora: is for training; to evaluate adapters, evolpo merge makes a model of them")
+            raise InputError(
+                "model.lora.rank: adapters are for training; to evaluate some, evolpo merge makes a model of them"
+            )
 
 
 @dataclass

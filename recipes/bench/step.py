@@ -92,6 +92,8 @@ class Side:
         self.name, self._log = name, log
         command = [sys.executable, "-P", "-m", WORKERS[name], json.dumps(asdict(task))]
         defaults = {"OMP_NUM_THREADS": str(os.cpu_count()), "CUDA_VISIBLE_DEVICES": "0"}
+        # Of a trainer that ran in this process before; accelerate would look for the other ranks.
+        outside = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
                 command,
@@ -99,7 +101,7 @@ class Side:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=defaults | dict(os.environ) | {"TOKENIZERS_PARALLELISM": "false"},
+                env=defaults | outside | {"TOKENIZERS_PARALLELISM": "false"},
             )
         try:
             self.conditions = self._answer()
