@@ -16,7 +16,6 @@ from typing import Any
 
 from evolpo import InputError, __version__
 from evolpo.recipes.commands import COMMANDS, one_line, registered
-from evolpo.rewards.beside import make_importable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -61,6 +60,8 @@ def run(arguments: list[str]) -> None:
     """Run one command; raises what goes wrong."""
     name, rest = split_command(arguments)
     import hydra
+
+    from evolpo.rewards.beside import make_importable
 
     command = registered(name)
     sys.argv = [f"evolpo {name}", *command.words(rest)]

@@ -163,3 +163,10 @@ def read_terminal(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:
         return b""
+
+
+def test_the_command_line_loads_nothing_that_a_command_needs() -> None:
+    heavy = {"numpy", "torch", "asyncio"}
+    code = f"import sys, evolpo.recipes.cli as cli; cli.usage(); print(*sorted({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
