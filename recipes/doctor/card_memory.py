@@ -7,18 +7,11 @@ import torch
 from evolpo.recipes.doctor.finding import CARE, GOOD, ISSUE, Finding
 from evolpo.recipes.memory.needs import Work
 from evolpo.recipes.memory.passes import largest_batch, traced_pass
+from evolpo.recipes.memory.presets import PRESETS
 
 WORK = Work(prompt_tokens=512, response_tokens=1536, responses=4, tokens=4096)
 CLOSE = 0.1
-SIZES = {
-    "vocab_size": 151_936,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-}
+SIZES = {**PRESETS["qwen2_5_1_5b"], "tie_word_embeddings": False}
 """Qwen2.5-1.5B's, with a head of its own."""
 
 
@@ -28,7 +21,7 @@ def passes() -> Finding:
 
     from evolpo.rl.logprobs import Policy
 
-    config = AutoConfig.for_model("qwen2", **SIZES, attn_implementation="eager")
+    config = AutoConfig.for_model(**SIZES, attn_implementation="eager")
     batch = largest_batch(WORK, torch.device("cuda"))
     figures: dict[str, float] = {}
     for checkpointing in (False, True):

@@ -13,8 +13,8 @@ import torch
 
 from evolpo.model import has_fast_bf16
 from evolpo.recipes.doctor.finding import BAD, CARE, GOOD, Finding
+from evolpo.rollout.card import GIB
 
-GIB = 1 << 30
 DRIVERS = {12: 525, 13: 580}
 """Oldest driver by major version of CUDA (NVIDIA's CUDA Toolkit release notes, minor version compatibility)."""
 LEAST_MEMORY, EASY_MEMORY = 4.0, 12.0

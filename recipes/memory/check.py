@@ -15,12 +15,11 @@ from evolpo.recipes.memory.mends import FIELDS, smallest_change
 from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, card_needs, shared_memory
 from evolpo.recipes.memory.passes import passes_of
 from evolpo.recipes.memory.sizes import sizes_of
-from evolpo.rollout.card import CPU_CACHE_GB
+from evolpo.rollout.card import CPU_CACHE_GB, GIB
 
 if TYPE_CHECKING:
     from evolpo.recipes.config import TrainConfig
 
-GIB = 1 << 30
 SURE = 0.9
 """What is refused needs more than is there even at this share of the estimate."""
 

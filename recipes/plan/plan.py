@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from evolpo import InputError
 from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, states
+from evolpo.recipes.memory.presets import PRESETS as PUBLISHED
 from evolpo.recipes.memory.sizes import Sizes, sizes_of
 from evolpo.recipes.plan.cards import card_lines
-from evolpo.recipes.plan.presets import PRESETS as PUBLISHED
 from evolpo.recipes.runs.checks import check_not_negative, check_positive
 from evolpo.rl.training.config import OFFLOADS
 

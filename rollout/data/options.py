@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
@@ -35,25 +35,27 @@ ANSWERS = (
 
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
     """Letter -> text of the options of a row, empty if it has none; letters are given in order, whatever labels say."""
-    return dict(zip(ascii_uppercase, _texts(row), strict=False))
+    return dict(zip(ascii_uppercase, (text for _, text in _listed(row)), strict=False))
 
 
 def letter_of(answer: Any, row: Mapping[str, Any]) -> str | None:
     """The letter of the option that an answer names: a label, an option's text or its place, counted from 0."""
-    options = options_of(row)
-    if isinstance(answer, bool) or not options:
+    listed = _listed(row)
+    if isinstance(answer, bool) or not listed:
         return None
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if isinstance(answer, int):
-        return ascii_uppercase[answer] if 0 <= answer < len(options) else None
+        return ascii_uppercase[answer] if 0 <= answer < len(listed) else None
     if not isinstance(answer, str):
         return None
     said = answer.strip()
-    labels = dict(zip(_labels(row) or options, options, strict=False))
+    letters = ascii_uppercase[: len(listed)]
+    named = any(label for label, _ in listed)
+    labels = {label if named else letter: letter for letter, (label, _) in zip(letters, listed, strict=True)}
     if (letter := labels.get(said) or labels.get(said.strip("(). ").upper())) is not None:
         return letter
-    same = [letter for letter, text in options.items() if text.strip() == said]
+    same = [letter for letter, (_, text) in zip(letters, listed, strict=True) if text.strip() == said]
     if len(same) == 1:
         return same[0]
     return letter_of(int(said), row) if said.isascii() and said.isdecimal() else None
@@ -66,21 +68,30 @@ def with_options(text: str, options: Mapping[str, str]) -> str:
     return "\n".join([text.rstrip(), *(f"{letter}. {one.strip()}" for letter, one in options.items())])
 
 
-def _texts(row: Mapping[str, Any]) -> list[str]:
+def _listed(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label, as the data have it, and text of each option; none if there are none, or if a text is empty."""
     for name in COLUMNS:
         value = row.get(name)
-        value = parsed(value) if isinstance(value, str) else value
-        if isinstance(value, Mapping):
-            value = value["text"] if "text" in value else list(value.values())
-        if isinstance(value, list) and 2 <= len(value) <= len(ascii_uppercase):
-            texts = [_text(one) for one in value]
-            return [one for one in texts if one] if all(texts) else []
+        pairs = _pairs(parsed(value) if isinstance(value, str) else value)
+        if 2 <= len(pairs) <= len(ascii_uppercase):
+            return pairs if all(text for _, text in pairs) else []
     for names in COLUMN_EACH:
         found = [_text(row.get(name)) for name in names]
         given = found[: found.index("")] if "" in found else found
         if len(given) >= 2:
-            return given
+            return [("", text) for text in given]
     return []
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and "text" in value:
+        texts, labels = value["text"], value.get("label")
+        texts = texts if isinstance(texts, list) else []
+        labels = labels if isinstance(labels, list) and len(labels) == len(texts) else [""] * len(texts)
+        return [(str(label), _text(text)) for label, text in zip(labels, texts, strict=True)]
+    if isinstance(value, Mapping):
+        return [(str(label), _text(text)) for label, text in value.items()]
+    return [(_label(one), _text(one)) for one in value] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str:
@@ -89,17 +100,8 @@ def _text(value: Any) -> str:
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
-def _labels(row: Mapping[str, Any]) -> list[str]:
-    """The labels that the data have for the options, where they have some."""
-    for name in ("choices", "options"):
-        value = row.get(name)
-        value = parsed(value) if isinstance(value, str) else value
-        if isinstance(value, Mapping):
-            labels = value.get("label") if "text" in value else list(value)
-            return [str(one) for one in labels] if isinstance(labels, Sequence) else []
-        if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
-            return [str(one.get("label", one.get("id", ""))) for one in value]
-    return []
+def _label(value: Any) -> str:
+    return str(value.get("label", value.get("id", ""))) if isinstance(value, Mapping) else ""
 
 
 def asks_for_a_choice(row: Mapping[str, Any]) -> bool:

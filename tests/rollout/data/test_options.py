@@ -37,6 +37,7 @@ SHAPES = {
     "C-Eval": ({"question": "Which one?", **dict(zip("ABCD", TEXTS, strict=True)), "answer": "A"}, "A"),
     "the text": ({"prompt": "Which one?", "options": TEXTS, "answer": "green"}, "B"),
     "objects": ({"prompt": "Which one?", "options": [{"label": x, "text": x} for x in TEXTS], "answer": "blue"}, "C"),
+    "objects without labels": ({"prompt": "Which one?", "options": [{"text": x} for x in TEXTS], "answer": "C"}, "C"),
     "JSON in a text": ({"prompt": "Which one?", "choices": '["red", "green", "blue", "4"]', "answer": "(B)"}, "B"),
 }
 
