@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -49,7 +50,8 @@ def set_environment(threads: int) -> None:
 @contextmanager
 def _rank_in_environment() -> Iterator[None]:
     """The rank of a trainer beside the engine where vLLM looks for it; what is started later must not inherit it."""
-    own = {"RANK": str(torch.distributed.get_rank())} if torch.distributed.is_initialized() else {}
+    beside = torch.distributed.is_initialized()
+    own = {"RANK": str(torch.distributed.get_rank()), "LOCAL_RANK": "0"} if beside else {}
     added = {name: value for name, value in own.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -67,6 +69,21 @@ def hide_llvmlite() -> None:
     """
     if ffi := sys.modules.get("llvmlite.binding.ffi"):
         ffi.lib._fntab.setdefault("__dict__", {})
+
+
+def leave_ranks() -> None:
+    """Let the ranks of this process outlive an engine, for the trainer beside it and for the next engine.
+
+    vLLM ends all groups of the process, the trainer's among them, whenever Python collects an engine.
+    """
+    from vllm.v1.engine import core
+
+    def collect() -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    core.cleanup_dist_env_and_memory = collect
 
 
 class VllmEngine:
@@ -96,6 +113,7 @@ class VllmEngine:
         """
         set_environment(torch.get_num_threads())
         hide_llvmlite()
+        leave_ranks()
         from vllm import LLM
 
         register_ling()

@@ -11,6 +11,7 @@ variables.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
 import re
@@ -213,6 +214,8 @@ class Package:
         Raises:
             LookupError: nowhere.
         """
+        if (itself := self.tree(full)) is not None:
+            return full, itself
         module, _, name = full.rpartition(".")
         tree = self.tree(module)
         if tree is None:
@@ -224,6 +227,9 @@ class Package:
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
                 return self.find(f"{self._absolute(module, node)}.{original}")
         for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                with contextlib.suppress(LookupError):
+                    return self.find(f"{self._absolute(module, node)}.{name}")
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(f":{name}"):
                 inner, _, original = node.value.partition(":")  # imported when it is first asked for
                 return self.find(f"{module}{inner}.{original}")

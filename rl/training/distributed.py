@@ -20,11 +20,11 @@ def init_distributed() -> tuple[int, int]:
     keep_order_of_sums()
     import deepspeed
 
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever started torch.distributed.
     if not torch.distributed.is_initialized():
         # Compiled on first use where it is compatible; gloo does the same without a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it.
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -1,5 +1,7 @@
 """vLLM for real, on a tiny model: what goes in, what comes out, and new weights."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import llvmlite.binding  # noqa: F401 - the engine must start beside numba
@@ -9,6 +11,7 @@ import torch
 from evolpo import InputError
 from evolpo.model import load_model
 from evolpo.rl.data import Group, Prompt
+from evolpo.rl.training.distributed import init_distributed
 from evolpo.rollout.engine import RolloutConfig, Sampling
 from evolpo.rollout.vllm_engine import CPU_BATCH, VllmEngine
 
@@ -138,3 +141,17 @@ def test_special_tokens_stay_in_the_text_if_asked_for(engine: VllmEngine, monkey
 def test_a_prompt_with_a_token_that_the_model_has_not_is_refused(engine: VllmEngine) -> None:
     with pytest.raises(InputError, match=r"id 300, but the model has 300 embeddings"):
         engine.generate([Prompt("0", "", (5, 300))], SAMPLING, seed=0)
+
+
+def test_ranks_outlive_an_engine(engine: VllmEngine, served_model_path: str) -> None:
+    """A trainer, and the engine that is there already, go on when another engine is collected."""
+    _, world = init_distributed()
+    group = torch.distributed.new_group([0])
+    passing = VllmEngine(served_model_path, RolloutConfig(kv_cache_gb=0.25), "fp32", 256)
+    collected = weakref.ref(passing.llm.llm_engine.engine_core)
+    del passing
+    gc.collect()
+    assert collected() is None
+    assert torch.distributed.get_world_size() == world
+    assert torch.distributed.get_global_rank(group, 0) == 0
+    assert engine.generate(PROMPTS, SAMPLING, seed=1)[0].responses[0].token_ids
