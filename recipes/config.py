@@ -143,7 +143,9 @@ class SftConfig:
     steps: int = 24
     """Optimizer steps."""
     examples_per_step: int = 16
-    """Examples in one optimizer step."""
+    """Examples in one optimizer step, over all ranks."""
+    processes: int = 0
+    """Processes to start on this machine; 0: one a GPU, or one without GPUs."""
     resume: str = ""
     """Folder of a run or of one of its checkpoints to go on from."""
     evaluate_every: int = 0
@@ -188,6 +190,8 @@ class EvaluateConfig:
     """Folder of all runs."""
     seed: int = 0
     """Seed of the data split and of sampling."""
+    processes: int = 0
+    """Processes to start on this machine, each with an engine and a share of the problems; 0: one a GPU, or one."""
     precision: str = "auto"
     """bf16, fp32, or auto: bf16 where the hardware multiplies it fast."""
     model: ModelConfig = field(default_factory=ModelConfig)

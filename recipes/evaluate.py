@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from evolpo.model import load_tokenizer, model_folder
 from evolpo.recipes.config import EvaluateConfig
 from evolpo.recipes.runs.context import check_context, check_model_memory
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import (
     check_component,
-    evaluate,
     evaluation_metrics,
     evaluation_sampling,
+    judge,
+    sample_by_ranks,
     write_judged,
 )
 from evolpo.recipes.runs.fit import check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.rewards.stack import RewardStack
+from evolpo.rl.data import Group
 from evolpo.rl.logs.files import write_json
 from evolpo.rl.logs.metrics import LoggerConfig
 from evolpo.rl.logs.progress import Progress
@@ -25,32 +30,53 @@ from evolpo.rollout.prompts import encode_problems, load_heldout
 
 def main(config: EvaluateConfig) -> None:
     """Run `evolpo evaluate` from the command line."""
-    if not launched("evaluate"):
-        print(evaluation_run(config))
+    if launched("evaluate", config.processes):
+        return
+    if found := evaluation_run(config):
+        print(found)
 
 
 def evaluation_run(config: EvaluateConfig) -> str:
-    """Evaluate, write `evaluation.json` and the verdicts a problem into the run's folder, and return both as text."""
-    with Progress(1, LoggerConfig()) as progress:
+    """Evaluate, write `evaluation.json` and the verdicts a problem into the run's folder, and return both as text.
+
+    Every rank calls it and samples a share; rank 0 judges, the others return nothing.
+    """
+    from evolpo.rl.training.distributed import meet
+
+    ranks = meet()
+    with Progress(1, LoggerConfig(), ranks.rank) as progress:
         path = model_folder(config.model)
         check_context(path, config.data, config.rollout)
-        check_model_memory(path, config.precision, False)
+        check_model_memory(path, config.precision, False, ranks.world)
         problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
         check_component(config.evaluation, rewards.names)
         check_rewards(rewards, config.data, [], problems)
         tokenizer = load_tokenizer(path)
         prompts = [one for _, one in encode_problems(problems, tokenizer, config.data, progress.note, "data.heldout")]
-        run = new_run_folder(config.output_dir, config.name)
-        write_config(run, config)
+        run = Path(ranks.gather(str(_begun(config)) if ranks.rank == 0 else "")[0])
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
         engine = start_engine(path, config.data, config.rollout, config.precision, config.seed)
         progress.note("evaluating")
         sampling = evaluation_sampling(
             config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature
         )
-        judged = evaluate(engine, rewards, prompts, config.evaluation, sampling, config.seed)
+        groups = sample_by_ranks(ranks, engine, prompts, sampling, config.seed)
+        text = "" if ranks.rank else _judged(config, rewards, groups, run)
         rewards.close()
+    return text
+
+
+def _begun(config: EvaluateConfig) -> Path:
+    """The folder of a new run, with its configuration."""
+    run = new_run_folder(config.output_dir, config.name)
+    write_config(run, config)
+    return run
+
+
+def _judged(config: EvaluateConfig, rewards: RewardStack, groups: Sequence[Group], run: Path) -> str:
+    """Judge what was sampled, write the figures and the verdicts, and return the figures as text."""
+    judged = judge(rewards, groups, config.evaluation)
     metrics = evaluation_metrics(judged, config.evaluation)
     metrics |= {f"eval/{name}": value for name, value in rewards.last_metrics.items() if name.endswith("/mean")}
     write_judged(run / "judged.jsonl", judged)

@@ -76,7 +76,7 @@ class NegativeLogLikelihood:
 
 def main(config: SftConfig) -> None:
     """Run `evolpo sft` from the command line."""
-    if launched("sft"):
+    if launched("sft", config.processes):
         return
     folder = sft(config)
     if int(os.environ.get("RANK", "0")) == 0:

@@ -9,11 +9,11 @@ Source: ApexEval, Ling 2.0 report (arXiv 2510.22115), section 4.5.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -25,19 +25,22 @@ from evolpo.recipes.apexeval.rows import Row, draw, figures, pass_levels, ranked
 from evolpo.recipes.runs.checks import check_positive
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
-from evolpo.recipes.runs.evaluation import EvaluationConfig, Judged, evaluate, evaluation_sampling
+from evolpo.recipes.runs.evaluation import EvaluationConfig, evaluation_sampling, judge, sample_by_ranks
 from evolpo.recipes.runs.folder import APEXEVAL, check_name, new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.rewards.stack import RewardError, RewardsConfig, RewardStack
 from evolpo.rl.checkpoint import STATE, read_state
-from evolpo.rl.data import Prompt
+from evolpo.rl.data import Group, Prompt
 from evolpo.rl.logs.files import write_json
 from evolpo.rl.logs.metrics import LoggerConfig
 from evolpo.rl.logs.progress import Progress
-from evolpo.rollout.engine import RolloutConfig, RolloutEngine
+from evolpo.rollout.engine import RolloutConfig, RolloutEngine, Sampling
 from evolpo.rollout.prompts import DataConfig, Problem, encode_problems, split_heldout
+
+if TYPE_CHECKING:
+    from evolpo.rl.training.distributed import Alone, Ranks
 
 VERDICTS = "verdicts.jsonl"
 """One line a finished checkpoint: its figures, and the verdicts on every problem."""
@@ -78,6 +81,8 @@ class ApexEvalConfig:
     """Model folders of one architecture."""
     problems: int = 200
     """How many training problems to judge by. Those held out stay untouched, for the final evaluation."""
+    processes: int = 0
+    """Processes to start on this machine, each with an engine and a share of the problems; 0: one a GPU, or one."""
     resume: str = ""
     """Folder of an ApexEval run to go on with: checkpoints that it has judged are not judged again."""
     precision: str = "auto"
@@ -101,9 +106,11 @@ class ApexEvalConfig:
 
 def main(config: ApexEvalConfig) -> None:
     """Run `evolpo apexeval` from the command line: tables of all checkpoints, the run's folder and the best one's."""
-    if launched("apexeval"):
+    if launched("apexeval", config.processes):
         return
     run, rows = apexeval(config)
+    if not rows:
+        return
     console = Console(markup=False, highlight=False)
     for table in tables(rows):
         console.print(table)
@@ -134,33 +141,35 @@ def effective_apexeval_config(config: Any) -> ApexEvalConfig:
 def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
     """Judge all checkpoints; returns the folder of the run, and its rows, best first.
 
+    Every rank calls it and samples a share; rank 0 judges, the others have no rows.
+
     Raises:
         InputError: there is nothing to judge, or the checkpoints are not of one architecture.
     """
+    from evolpo.rl.training.distributed import meet
+
     folders = checkpoints_of_run(config.run) if config.run else [Path(folder) for folder in config.checkpoints]
     check_folders(folders)
     check_context(str(folders[0]), config.data, config.rollout)
+    ranks = meet()
     with ExitStack() as stack:
-        if config.resume:
+        if config.resume and ranks.rank == 0:
             stack.enter_context(locked(Path(config.resume)))
-        progress = stack.enter_context(Progress(len(folders), LoggerConfig()))
+        progress = stack.enter_context(Progress(len(folders), LoggerConfig(), ranks.rank))
         progress.note(f"comparing {len(folders)} checkpoints; loading data and rewards")
         check_alike(folders)
         prompts = _prompts(config, folders)
         tolerant, strict = RewardStack(config.rewards), RewardStack(config.strict_rewards)
         stack.callback(tolerant.close)
         stack.callback(strict.close)
-        run = Path(config.resume) if config.resume else new_run_folder(config.output_dir, config.name)
-        if not config.resume:
-            stack.enter_context(locked(run))
-            write_config(run, config)
+        run = _begun(config, ranks, stack)
         known = {row.checkpoint: row for row in read_rows(run / VERDICTS)}
         rows = [known[str(folder)] for folder in folders if str(folder) in known]
         progress.note(f"run {run}")
         progress.note(f"{len(prompts)} problems, {config.evaluation.samples} samples of each, and a greedy one")
 
         engine: RolloutEngine | None = None
-        for folder in folders:
+        for place, folder in enumerate(folders):
             if str(folder) in known:
                 progress.note(f"{folder} is judged already")
                 continue
@@ -168,12 +177,17 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
             if engine is None:
                 engine = start_engine(folder, config.data, config.rollout, config.precision, config.seed)
             else:
-                engine.update_weights(stored_tensors(folder), version=len(rows))
-            row = _judge(config, folder, engine, prompts, tolerant, strict)
-            rows.append(row)
-            write_rows(run / VERDICTS, rows)
-            progress.step(len(rows), {})
-            progress.note(_closing(row))
+                engine.update_weights(stored_tensors(folder), version=place)
+            sampled, greedy = (
+                sample_by_ranks(ranks, engine, prompts, sampling, config.seed) for sampling in _samplings(config)
+            )
+            if ranks.rank == 0:
+                rows.append(_judge(config, folder, tolerant, sampled, strict, greedy))
+                write_rows(run / VERDICTS, rows)
+                progress.step(len(rows), {})
+                progress.note(_closing(rows[-1]))
+    if ranks.rank != 0:
+        return run, []
     rows.sort(key=lambda row: [str(folder) for folder in folders].index(row.checkpoint))
     best_first = ranked(rows)
     _write_result(run / APEXEVAL, best_first)
@@ -208,20 +222,34 @@ def selection_problems(config: ApexEvalConfig) -> list[Problem]:
     return [problems[i] for i in sorted(order[: config.problems])]
 
 
+def _begun(config: ApexEvalConfig, ranks: Ranks | Alone, stack: ExitStack) -> Path:
+    """The folder of the run, a new one or that which goes on; rank 0 makes it."""
+    if config.resume:
+        return Path(config.resume)
+    run = Path(ranks.gather(str(new_run_folder(config.output_dir, config.name)) if ranks.rank == 0 else "")[0])
+    if ranks.rank == 0:
+        stack.enter_context(locked(run))
+        write_config(run, config)
+    return run
+
+
+def _samplings(config: ApexEvalConfig) -> Iterator[Sampling]:
+    """Of the samples and of the greedy response."""
+    for samples in (config.evaluation.samples, 1):
+        how = EvaluationConfig(samples=samples)
+        yield evaluation_sampling(how, config.rollout.max_response_tokens, config.rollout.temperature)
+
+
 def _judge(
     config: ApexEvalConfig,
     folder: Path,
-    engine: RolloutEngine,
-    prompts: Sequence[Prompt],
     tolerant: RewardStack,
+    samples: Sequence[Group],
     strict: RewardStack,
+    responses: Sequence[Group],
 ) -> Row:
-    def verdicts(rewards: RewardStack, samples: int) -> list[Judged]:
-        how = EvaluationConfig(samples=samples)
-        sampling = evaluation_sampling(how, config.rollout.max_response_tokens, config.rollout.temperature)
-        return evaluate(engine, rewards, prompts, how, sampling, config.seed)
-
-    sampled, greedy = verdicts(tolerant, config.evaluation.samples), verdicts(strict, 1)
+    sampled = judge(tolerant, samples, EvaluationConfig(samples=config.evaluation.samples))
+    greedy = judge(strict, responses, EvaluationConfig())
     pass_at = config.evaluation.pass_at
     found = figures(sampled, greedy, pass_at)
     if found[f"pass@{max(pass_at)}"] is None:

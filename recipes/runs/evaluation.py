@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from evolpo import InputError
 from evolpo.model.files import DamagedError
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.curriculum import Right
-from evolpo.rl.data import Prompt
+from evolpo.rl.data import Group, Prompt
 from evolpo.rollout.engine import RolloutEngine, Sampling
+
+if TYPE_CHECKING:
+    from evolpo.rl.training.distributed import Alone, Ranks
 
 
 @dataclass
@@ -124,14 +128,30 @@ def evaluate(
     seed: int,
 ) -> list[Judged]:
     """Sample and judge all prompts; problems of which no response could be judged are left out."""
-    groups = rewards.score(engine.generate(prompts, sampling, seed))
+    return judge(rewards, engine.generate(prompts, sampling, seed), config)
+
+
+def judge(rewards: RewardStack, groups: Sequence[Group], config: EvaluationConfig) -> list[Judged]:
+    """Judge sampled groups; problems of which no response could be judged are left out."""
     judged = []
-    for group in groups:
+    for group in rewards.score(groups):
         correct, known = right_of(config).count(group.breakdown)
         if known:
             tokens = float(np.mean([len(response.token_ids) for response in group.responses]))
             judged.append(Judged(group.prompt.id, group.prompt.difficulty, correct, known, tokens))
     return judged
+
+
+def sample_by_ranks(
+    ranks: Ranks | Alone, engine: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, seed: int
+) -> list[Group]:
+    """The groups of all prompts, in their order, each sampled by one rank; every rank gets them.
+
+    Greedy responses do not depend on the number of ranks; sampled ones do.
+    """
+    own = seed if ranks.rank == 0 else int(np.random.SeedSequence([seed, ranks.rank]).generate_state(1)[0])
+    parts = ranks.gather(engine.generate(prompts[ranks.rank :: ranks.world], sampling, own))
+    return [parts[place % ranks.world][place // ranks.world] for place in range(len(prompts))]
 
 
 def evaluation_sampling(config: EvaluationConfig, max_response_tokens: int, temperature: float) -> Sampling:

@@ -43,6 +43,21 @@ def from_rank_0(value: str) -> str:
     return box[0]
 
 
+class Alone:
+    """A process without others: what `Ranks` tells and does, with nothing to start."""
+
+    rank, world = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """Its own value."""
+        return [value]
+
+
+def meet() -> Ranks | Alone:
+    """The ranks that a launcher started this process among, or this process alone."""
+    return Alone() if os.environ.get("WORLD_SIZE", "1") == "1" else Ranks()
+
+
 class Ranks:
     """All processes of a run, this one among them."""
 

@@ -132,13 +132,18 @@ def test_an_exception_in_a_reward_ends_the_run(workplace: Path, served_model_pat
     assert "KeyError" in last
 
 
-def test_a_model_is_evaluated_without_a_trainer(workplace: Path, served_model_path: str) -> None:
-    arguments = command(served_model_path, "judged")
+def evaluate_command(model: str, name: str, *extra: str) -> list[str]:
+    """`evolpo evaluate` on what `command` holds out."""
+    arguments = command(model, name)
     fields = [
         field for field in arguments[4:] if not field.startswith(("steps", "prompts", "responses", "trainer", "algo"))
     ]
-    extra = ["evaluation.samples=3", "evaluation.pass_at=[1,3]", "precision=fp32"]
-    out, _ = finish(start([*arguments[:3], "evaluate", *fields, *extra], workplace))
+    return [*arguments[:3], "evaluate", *fields, "precision=fp32", *extra]
+
+
+def test_a_model_is_evaluated_without_a_trainer(workplace: Path, served_model_path: str) -> None:
+    extra = ["evaluation.samples=3", "evaluation.pass_at=[1,3]"]
+    out, _ = finish(start(evaluate_command(served_model_path, "judged", *extra), workplace))
     run = run_folder(workplace, "judged")
     figures = json.loads((run / "evaluation.json").read_text())
     judged = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
@@ -148,3 +153,14 @@ def test_a_model_is_evaluated_without_a_trainer(workplace: Path, served_model_pa
     lines = out.splitlines()
     assert Path(lines[-1]) == run.relative_to(workplace)
     assert any(line.startswith("eval/accuracy ") for line in lines)
+
+
+def test_two_engines_share_the_problems_and_change_no_figure(workplace: Path, served_model_path: str) -> None:
+    runs = []
+    for name in ("one_engine", "two_engines"):
+        processes = "processes=2" if name == "two_engines" else "processes=1"
+        out, _ = finish(start(evaluate_command(served_model_path, name, processes), workplace))
+        assert out.count("eval/accuracy ") == 1  # rank 0 alone speaks
+        runs.append(run_folder(workplace, name))
+    assert len({(run / "judged.jsonl").read_text() for run in runs}) == 1
+    assert len({(run / "evaluation.json").read_text() for run in runs}) == 1

@@ -360,6 +360,7 @@ def test_the_second_checkpoint_is_judged_as_by_a_fresh_engine(tmp_path: Path, se
         "precision=fp32",
         "evaluation.samples=6",
         "evaluation.pass_at=[1,3,6]",
+        "processes=2",
         "rewards.components=[{use: 'letters:tolerant'}]",
     ]
     strict = "strict_rewards.components=[{use: 'letters:strict'}]"
