@@ -1,7 +1,7 @@
 """Checkpoints: written beside their place, then renamed into it, so that a killed run leaves whole ones only.
 
     checkpoints/step_N/   config.json, model.safetensors, tokenizer ...   the model in Hugging Face layout
-                          optimizer/rank_R.safetensors                    fp32 weights and Adam moments of rank R
+                          optimizer/rank_R.safetensors                fp32 weights and Adam moments of rank R; in stage 0 one file
                           state.json                                      step, seeds, data position, shape of the run,
                                                                           size and SHA-256 of every file
 

@@ -356,7 +356,10 @@ class Trainer(Ranks):
 
     def save_model(self, folder: Path) -> None:
         """Write the model, adapters folded in, in Hugging Face layout; every rank takes part, rank 0 writes."""
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in self.named_weights()}
+        weights = {}
+        for name, tensor in self.named_weights():
+            if self.rank == 0:  # one rank of a machine holds them all in its memory, not eight
+                weights[name] = tensor.detach().cpu().clone()
         if self.rank == 0:
             save_model(self.policy.model, folder, weights)
             self.tokenizer.save_pretrained(folder)
@@ -373,8 +376,10 @@ class Trainer(Ranks):
         return optimizer_state.promised_bytes(self.optimizer, self.config.zero_stage)
 
     def save_optimizer(self, folder: Path) -> None:
-        """Write this rank's fp32 weights and Adam moments."""
-        optimizer_state.save(self.optimizer, self.config.zero_stage, folder, self.rank, self.away.seen)
+        """Write this rank's fp32 weights and Adam moments; those that all ranks have alike are written once."""
+        if optimizer_state.written_by(self.rank, self.config.zero_stage) == self.rank:
+            stage = self.config.zero_stage
+            optimizer_state.save(self.optimizer, stage, folder, self.rank, self.world, self.away.seen)
 
     def load_optimizer(self, folder: Path) -> None:
         """Read what `save_optimizer` wrote for this rank; the model itself must come from the same folder.

@@ -44,13 +44,23 @@ def promised_bytes(optimizer: Any, zero_stage: int) -> int:
     return sum(2 * one.numel() * 4 for one in master_tensors(optimizer, zero_stage) if not states.get(one))
 
 
+def written_by(rank: int, zero_stage: int) -> int:
+    """The rank whose file holds the state of a rank: its own, or rank 0's in stage 0, where all have the same."""
+    return rank if zero_stage else 0
+
+
 def save(
-    optimizer: Any, zero_stage: int, folder: Path, rank: int, seen: Callable[[Tensor], Tensor] = lambda one: one
+    optimizer: Any,
+    zero_stage: int,
+    folder: Path,
+    rank: int,
+    world: int,
+    seen: Callable[[Tensor], Tensor] = lambda one: one,
 ) -> None:
     """Write the state of this rank into a checkpoint's folder; `seen` shows tensors that may be elsewhere."""
     from safetensors.torch import save_file
 
-    tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(zero_stage)}
+    tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(zero_stage), "world": torch.tensor(world)}
     for i, master in enumerate(master_tensors(optimizer, zero_stage)):
         tensors[f"{i}.master"] = seen(master).detach().cpu().clone()
         for name, value in _inner(optimizer).state.get(master, {}).items():
@@ -65,15 +75,17 @@ def load(optimizer: Any, zero_stage: int, folder: Path, rank: int, world: int) -
     Raises:
         InputError: the checkpoint was written by another number of ranks or another ZeRO stage.
     """
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    ranks = len(list((folder / OPTIMIZER).glob("rank_*.safetensors")))
-    if ranks != world:
-        raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {world}; use {ranks}")
-    tensors = load_file(folder / OPTIMIZER / f"rank_{rank}.safetensors")
-    stage = int(tensors["zero_stage"])
+    first = folder / OPTIMIZER / "rank_0.safetensors"
+    with safe_open(first, framework="pt") as file:
+        stage, ranks = (int(file.get_tensor(name)) for name in ("zero_stage", "world"))
     if stage != zero_stage:  # stages 1 and 3 cut the weights differently into tensors of one size
         raise InputError(f"resume: {folder} was written under trainer.zero_stage={stage}; use the same")
+    if ranks != world:
+        raise InputError(f"resume: {folder} was written by {ranks} ranks, this run has {world}; use {ranks}")
+    tensors = load_file(folder / OPTIMIZER / f"rank_{written_by(rank, zero_stage)}.safetensors")
     for i, master in enumerate(master_tensors(optimizer, zero_stage)):
         master.data.copy_(tensors.pop(f"{i}.master"))
         names = [name for name in tensors if name.startswith(f"{i}.")]

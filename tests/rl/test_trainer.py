@@ -429,7 +429,7 @@ def test_a_resumed_run_is_bit_identical(request, ranks, precision, stage):
 def test_the_saved_model_is_the_policy(request, ranks, precision, stage):
     run = request.getfixturevalue("one" if ranks == 1 else "two")
     folder = run.folder / f"checkpoint_{precision}_{stage}"
-    assert len(list((folder / OPTIMIZER).iterdir())) == ranks
+    assert len(list((folder / OPTIMIZER).iterdir())) == (ranks if stage else 1)  # in stage 0 all have the same
     assert (folder / "tokenizer_config.json").is_file()
     model = load_model(str(folder), DTYPES[precision]).eval()
     logprobs = run[f"save_{precision}_{stage}"]["evaluations"][2]
