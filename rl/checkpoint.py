@@ -1,7 +1,7 @@
 """Checkpoints: written beside their place, then renamed into it, so that a killed run leaves whole ones only.
 
     checkpoints/step_N/   config.json, model.safetensors, tokenizer ...   the model in Hugging Face layout
-                          optimizer/rank_R.safetensors                    fp32 weights, Adam moments of rank R (stage 0: all)
+                          optimizer/rank_R.safetensors                    fp32 weights and Adam moments of rank R
                           state.json                                      step, seeds, data position, shape of the run,
                                                                           size and SHA-256 of every file
 
