@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evolpo import InputError
+from evolpo.recipes.runs.samples import read_samples
 from evolpo.rewards.base import COLD_TIMEOUT_S, Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.stack import RewardError
 from evolpo.rewards.values import plain_numbers
-from evolpo.rollout.data.files import read_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 SAMPLES_IN_CALL = 64
 PROGRESS_AFTER_S = 2.0
 BINS = 10
-KINDS = {dict: "an object", int: "a whole number", bool: "true or false", list: "a list of whole numbers"}
-COLUMNS = (
-    *("prompt", "response", "text", "answer", "difficulty", "metadata", "group"),
-    *("token_count", "token_ids", "truncated", "failures"),
-)
 
 
 @dataclass
@@ -43,9 +38,10 @@ class ScoreConfig:
     use: str = ""
     """Name of an installed reward, or `module:attribute`; the current directory is importable."""
     file: str = ""
-    """JSONL with `prompt` and `response` (or `text`); if it has them also `answer`, `difficulty`, `metadata`,
-    `token_ids`, `token_count` (else the words of the response), `truncated` and `group`. Other columns go into the
-    metadata, but for `failures`, which the file of a run's unscored responses has."""
+    """JSONL with `prompt` and `response` (or `text`, `completion`, `output`), each text or messages; or `messages` with
+    the response as the last one. If it has them also `answer`, `difficulty`, `metadata`, `token_ids`, `token_count`
+    (else the words of the response), `truncated` and `group`. Other columns go into the metadata, but for `failures`,
+    which the file of a run's unscored responses has."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the reward."""
     timeout_s: float = 10.0
@@ -114,55 +110,6 @@ def score(config: ScoreConfig) -> Scored:
         why = scores[0].error or "it has nothing to say about them"
         raise RewardError(f"{reward.name} could score none of {len(scores)} lines; first: {why}")
     return scored
-
-
-def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
-    """Samples of a file, in any format that `read_rows` knows, and the name of each one's group.
-
-    Raises:
-        InputError: no such file, no lines, or a line that is no JSON object or lacks a column.
-    """
-    rows = [_row(row, f"file: {place}") for place, row in read_rows(str(path), "file")]
-    if not rows:
-        raise InputError(f"file: {path} has no lines")
-    prompt_of: dict[str, str] = {}
-    for row in rows:
-        if prompt_of.setdefault(_group(row), row["prompt"]) != row["prompt"]:
-            raise InputError(f"file: {path} group {_group(row)!r} has responses to more than one prompt")
-    return [_sample(row) for row in rows], [_group(row) for row in rows]
-
-
-def _group(row: Mapping[str, Any]) -> str:
-    return str(row["prompt"] if row.get("group") is None else row["group"])
-
-
-def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    row["response"] = row.get("response", row.get("text"))
-    for column in ("prompt", "response"):
-        if not isinstance(row.get(column), str):
-            found = ", ".join(name for name in row if row[name] is not None) or "none"
-            raise InputError(f"{where}: {column!r} is missing or no text; it has {found}")
-    for column, kind in (("metadata", dict), ("token_count", int), ("truncated", bool), ("token_ids", list)):
-        if row.get(column) is None:
-            row.pop(column, None)
-        elif not isinstance(row[column], kind) or (kind is list and not all(type(one) is int for one in row[column])):
-            raise InputError(f"{where}: {column!r} is {row[column]!r}; give {KINDS[kind]} or leave it out")
-    return row
-
-
-def _sample(row: dict[str, Any]) -> Sample:
-    others = {name: value for name, value in row.items() if name not in COLUMNS}
-    token_ids = tuple(row.get("token_ids", ()))
-    return Sample(
-        prompt=row["prompt"],
-        text=row["response"],
-        answer=row.get("answer"),
-        difficulty=str(row.get("difficulty") or ""),
-        metadata=others | row.get("metadata", {}),
-        token_count=row.get("token_count") or len(token_ids) or len(row["response"].split()),
-        truncated=row.get("truncated", False),
-        token_ids=token_ids,
-    )
 
 
 def _score_all(service: RewardService, reward: Reward, samples: Sequence[Sample], groups: Sequence[str]) -> list[Score]:

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from evolpo import InputError
-from evolpo.recipes.score import ScoreConfig, read_samples, score
+from evolpo.recipes.runs.samples import read_samples
+from evolpo.recipes.score import ScoreConfig, score
 from evolpo.rewards.service.workers import worker_count
 from evolpo.rewards.stack import RewardError
 
@@ -128,6 +129,29 @@ def test_lines_as_they_are(folder: Path) -> None:
     assert (first.token_count, second.answer, second.metadata) == (2, 2, {})
 
 
+def turns(*texts: str) -> list[dict[str, str]]:
+    roles = ("system", "user", "assistant", "user", "assistant")
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "response"),
+    [
+        ({"prompt": "p", "completion": "r"}, "p", "r"),
+        ({"prompt": "p", "output": "r"}, "p", "r"),
+        ({"prompt": turns("s", "p"), "completion": turns("", "", "r")[2:]}, "p", "r"),
+        ({"messages": turns("s", "p", "r")}, "p", "r"),
+        ({"messages": turns("s", "p", "r"), "response": "other"}, "p", "other"),
+        ({"messages": turns("s", "p", "q", "p2", "r")}, "user: p\n\nassistant: q\n\nuser: p2", "r"),
+        ({"prompt": json.dumps(turns("s", "p")), "text": "r"}, "p", "r"),
+        ({"prompt": "p", "response": json.dumps(turns("s", "p", "r"))}, "p", json.dumps(turns("s", "p", "r"))),
+    ],
+)
+def test_texts_and_conversations(folder: Path, row: dict[str, object], prompt: str, response: str) -> None:
+    [sample], _ = read_samples(Path(write(folder / "a.jsonl", row | {"level": 3})))
+    assert (sample.prompt, sample.text, sample.metadata) == (prompt, response, {"level": 3})
+
+
 def test_groups(folder: Path) -> None:
     by_prompt = [{"prompt": prompt, "response": "r"} for prompt in "aabbb"]
     scored = score(ScoreConfig(use="score_plugins:share_of_group", file=write(folder / "a.jsonl", *by_prompt)))
@@ -157,6 +181,11 @@ def test_nothing_scored_is_said_after_the_table(folder: Path, capsys: pytest.Cap
         (None, r"file: cannot read .*a\.jsonl \(No such file"),
         ("", r"file: .*a\.jsonl has no lines"),
         ('{"prompt": "p", "response": "r"}\n\n{"prompt"\n', r"line 3: not valid JSON \(Expecting ':'"),
+        (
+            '{"messages": [{"role": "user", "content": "p"}]}\n',
+            "line 1: 'response' is missing or no text; it has prompt",
+        ),
+        ('{"prompt": "p", "completion": [1]}\n', "line 1: 'response' is missing or no text"),
         ("[1]\n", "item 1: a int, not an object"),
         ('{"prompt": "p", "answer": "r"}\n', "line 1: 'response' is missing or no text; it has prompt, answer"),
         ('{"question": "p", "response": "r"}\n', "line 1: 'prompt' is missing or no text"),

@@ -5,7 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from evolpo.recipes.score import ScoreConfig, read_samples, score
+from evolpo.recipes.runs.samples import read_samples
+from evolpo.recipes.score import ScoreConfig, score
 from evolpo.rewards import RewardError, RewardsConfig, RewardSpec, RewardStack
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.unscored import FLOOR, WINDOW, Failure, UnscoredResponses
