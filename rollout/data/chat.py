@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolpo import InputError
 from evolpo.rl.data import Prompt
 from evolpo.rollout.data.config import DataConfig
-from evolpo.rollout.data.messages import Message, system_of
+from evolpo.rollout.data.messages import Message, system_of, with_text_arguments
 from evolpo.rollout.data.problem import Problem
 from evolpo.rollout.data.reach import Reach, control_tokens
 from evolpo.rollout.data.render import RenderError, render
@@ -85,17 +86,18 @@ def message_text(
     """
     if not has_template(tokenizer, config):
         return _plain(messages, tools)
-    own = _template_file(config.chat_template) if config and config.chat_template else None
+    options: dict[str, Any] = {
+        "tools": [dict(tool) for tool in tools] or None,
+        "chat_template": _template_file(config.chat_template) if config and config.chat_template else None,
+        "add_generation_prompt": True,
+        **(config.chat_template_kwargs if config else {}),
+    }
     try:
-        return render(
-            tokenizer,
-            messages,
-            tools=[dict(tool) for tool in tools] or None,
-            chat_template=own,
-            add_generation_prompt=True,
-            **(config.chat_template_kwargs if config else {}),
-        )
+        return render(tokenizer, messages, **options)
     except RenderError as error:
+        if not error.broken and any(one.get("tool_calls") for one in messages):
+            with suppress(RenderError):
+                return render(tokenizer, with_text_arguments(messages), **options)
         raise InputError(_refusal(messages, config, error)) from error
 
 

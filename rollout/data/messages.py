@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evolpo import InputError
@@ -57,11 +57,49 @@ def _message(given: Mapping[str, Any], place: str, field: str) -> Message:
         raise InputError(f"{field}: {place} has no role; give user, assistant or system")
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
-    if content is None and message.get("tool_calls"):
-        content = ""
+    if message.get("tool_calls"):
+        message["tool_calls"] = _calls(message["tool_calls"])
+        content = content or ""
     if not isinstance(content, str):
         raise InputError(f"{field}: {place} holds {type(content).__name__}, no text; mend or remove the row")
     return {**message, "role": _known(role), "content": content}
+
+
+def _calls(value: Any) -> Any:
+    """Calls of tools without nulls that a table filled in, their arguments as objects and not as JSON in a string.
+
+    The chat templates of models write objects as JSON; those that want the string get it, see `with_text_arguments`.
+    """
+    calls = _without_nulls(parsed(value) if isinstance(value, str) else value)
+    return [_each_function(one, _as_object) for one in calls] if isinstance(calls, list) else calls
+
+
+def with_text_arguments(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the arguments of calls as JSON in a string, as servers of models give them."""
+    return [
+        {**one, "tool_calls": [_each_function(call, _as_text) for call in one["tool_calls"]]}
+        if isinstance(one.get("tool_calls"), list)
+        else one
+        for one in messages
+    ]
+
+
+def _each_function(call: Any, change: Callable[[Any], Any]) -> Any:
+    """A call with its arguments changed, whether they stand beside its name or under `function`."""
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _each_function(call["function"], change)}
+    return {**call, "arguments": change(call["arguments"])} if "arguments" in call else call
+
+
+def _as_object(arguments: Any) -> Any:
+    found = parsed(arguments) if isinstance(arguments, str) else arguments
+    return found if isinstance(found, Mapping) else arguments
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _known(role: str) -> str:

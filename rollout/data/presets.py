@@ -29,11 +29,13 @@ class Columns:
     task: str | None = None
     further: str | None = None
     """Column with what the user says after the prompt, as `input` after `instruction`."""
+    passage: str | None = None
+    """Column with the text that the prompt asks about, which goes before it."""
     answer_pattern: str = ""
 
     def __str__(self) -> str:
         """The line that tells a user what was taken."""
-        named = ("prompt", "answer", "system", "tools", "task")
+        named = ("prompt", "answer", "passage", "system", "tools", "task")
         taken = [f"{role}={getattr(self, role)}" for role in named if getattr(self, role)]
         taken += [f"answer_pattern={self.answer_pattern}"] * bool(self.answer_pattern)
         return f"{self.preset} ({', '.join(taken) or 'no column'})"
@@ -53,6 +55,9 @@ class Preset:
 
 
 _SYSTEM = ("system", "system_prompt")
+_PASSAGES = ("passage", "context", "article", "paragraph")
+_ASKING = ("columns", "choices", "gsm8k")
+"""Presets of questions, which may be asked about a passage."""
 _PROMPTS = ("prompt", "problem", "question", "query", "messages", "conversations", "instruction", "input", "text")
 
 PRESETS: Mapping[str, Preset] = {
@@ -92,7 +97,7 @@ PRESETS: Mapping[str, Preset] = {
         _PROMPTS,
         (
             *("answer", "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold_answer"),
-            *("solution", "label", "target", "verification_info.ground_truth"),
+            *("solution", "label", "target", "verification_info.ground_truth", "answers.text", "answers_spans.spans"),
         ),
     ),
 }
@@ -137,8 +142,13 @@ def columns_of(preset: str, row: Mapping[str, Any]) -> Columns:
         tools="tools" if _looks_like_tools(row.get("tools")) else None,
         task=_first(row, known.task),
         further=_first(row, known.further),
+        passage=_passage(row) if preset in _ASKING else None,
         answer_pattern=known.answer_pattern,
     )
+
+
+def _passage(row: Mapping[str, Any]) -> str | None:
+    return next((name for name in _PASSAGES if isinstance(row.get(name), str) and row[name].strip()), None)
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:

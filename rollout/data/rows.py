@@ -36,6 +36,7 @@ class RowOptions(Protocol):
     answer_pattern: str | None
     system_column: str | None
     tools_column: str | None
+    passage_column: str | None
     difficulty_column: str
     difficulty: str
     task_column: str | None
@@ -66,6 +67,7 @@ def reader_for(options: RowOptions, head: Sequence[Placed], where: str, name: st
         answer=_chosen(options.answer_column, columns.answer),
         system=_chosen(options.system_column, columns.system),
         tools=_chosen(options.tools_column, columns.tools),
+        passage=_chosen(options.passage_column, columns.passage),
         task=None if options.task else _chosen(options.task_column, columns.task),
         answer_pattern=_pattern(options, columns),
     )
@@ -187,8 +189,22 @@ class Reader:
             if self.columns.preset == "choices" and (shown := with_options(text, self._options(row, place))) != text:
                 self._count("questions are followed by the options of their row")
                 text = shown
-            return text, ()
+            return self._with_passage(text, row, place), ()
         return self._conversation(messages, name, place, field)
+
+    def _with_passage(self, text: str, row: Mapping[str, Any], place: str) -> str:
+        """The text below the passage that it asks about, unless it has that itself."""
+        name, field = self.columns.passage, f"{self.where}.passage_column"
+        if name is None or name == self.columns.prompt:
+            return text
+        value = column(row, name, place, field) if self.options.passage_column else row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{field}: {place}: column {name!r} holds a {type(value).__name__}; it must hold text")
+        if not value or not value.strip() or value.strip() in text:
+            return text
+        check_prompt(value, name, place, self.where)
+        self._count(f"questions stand below what column {name!r} of their row holds")
+        return f"{value}\n\n{text}"
 
     def _options(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
         found = options_of(row)

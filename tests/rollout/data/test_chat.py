@@ -4,7 +4,7 @@ import pytest
 from tiny_tokenizers import CHATML, make_tokenizer
 
 from evolpo import InputError
-from evolpo.rollout.data.chat import encode_problems, encode_prompt, message_tokens
+from evolpo.rollout.data.chat import encode_problems, encode_prompt, message_text, message_tokens
 from evolpo.rollout.data.problem import Problem
 from evolpo.rollout.prompts import DataConfig
 
@@ -55,6 +55,15 @@ def test_tools_and_keyword_arguments_reach_the_template(tmp_path):
     assert text_of(problem, **options) == "[add sub ]user:Hi|<no thoughts>"
     assert text_of(problem, make_tokenizer(None), chat_template=str(path)) == "[add sub ]user:Hi|"
     assert text_of(problem, make_tokenizer(TOOLS_TEMPLATE)) == "[add sub ]user:Hi|"
+
+
+@pytest.mark.parametrize("arguments", ["{{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}"])
+def test_templates_get_the_arguments_of_calls_as_they_want_them(arguments):
+    calls = "{% for c in m.tool_calls or [] %}" + arguments + "{% endfor %}"
+    tokenizer = make_tokenizer("{% for m in messages %}{{ m.role }}:{{ m.content }}" + calls + "|{% endfor %}")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": "ü"}}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert message_text(tokenizer, messages) == 'user:x|assistant:{"a": "ü"}|'
 
 
 def test_turns_without_a_template():

@@ -145,6 +145,26 @@ SHAPES = {
         {"description": "Print the sum.", "public_tests": {"input": ["1 2"], "output": ["3"]}, "name": "x"},
         ("code", "Print the sum.", None, ""),
     ),
+    "SQuAD": (
+        {"context": "Two and 3.", "question": "Which?", "answers": {"text": ["2", "3"], "answer_start": [0, 8]}},
+        ("columns", "Two and 3.\n\nWhich?", ["2", "3"], ""),
+    ),
+    "BoolQ": (
+        {"question": "is it 5", "passage": "2 + 3 is 5.", "answer": True},
+        ("columns", "2 + 3 is 5.\n\nis it 5", True, ""),
+    ),
+    "DROP": (
+        {"passage": "2 and 3.", "question": "Sum?", "answers_spans": {"spans": ["5"], "types": ["number"]}},
+        ("columns", "2 and 3.\n\nSum?", ["5"], ""),
+    ),
+    "RACE": (
+        {"article": "4 5 6 7", "question": "Sum?", "options": ["4", "5", "6", "7"], "answer": "B"},
+        ("choices", "4 5 6 7\n\nSum?\nA. 4\nB. 5\nC. 6\nD. 7", "B", ""),
+    ),
+    "a passage that the question has": (
+        {"context": "2 and 3.", "question": "2 and 3. Sum?", "answer": 5},
+        ("columns", "2 and 3. Sum?", 5, ""),
+    ),
     "plain": ({"prompt": "What is 2 + 3?", "answer": "5", "test": "dev"}, ("columns", "What is 2 + 3?", "5", "")),
 }
 
@@ -164,6 +184,19 @@ def test_a_preset_that_is_named_reads_the_same(tmp_path, name):
     row, (preset, text, answer, task) = SHAPES[name]
     [problem] = load(tmp_path, row, preset=preset)
     assert (problem.text, problem.answer, problem.task) == (text, answer, task)
+
+
+def test_passages_are_said_and_can_be_left_out_or_named(tmp_path):
+    row = {"context": "2 and 3.", "hint": "Add.", "question": "Sum?", "answer": 5}
+    notes = []
+    [problem] = load(tmp_path, row, notes=notes)
+    assert problem.metadata["context"] == "2 and 3."  # rewards may ask for it
+    assert "passage=context" in notes[0]
+    assert "1 questions stand below what column 'context' of their row holds" in notes[1]
+    assert load(tmp_path, row, passage_column="")[0].text == "Sum?"
+    assert load(tmp_path, row, passage_column="hint")[0].text == "Add.\n\nSum?"
+    with pytest.raises(InputError, match=r"passage_column: .* column 'answer' holds a int; it must hold text"):
+        load(tmp_path, row, passage_column="answer")
 
 
 def test_headings_are_no_answers(tmp_path):
@@ -217,6 +250,22 @@ def test_nulls_that_a_table_fills_in_are_no_part_of_a_message(tmp_path):
     result = {"role": "tool", "content": "5", "name": "add"}
     [problem] = load(tmp_path, {"prompt": [USER, call, result], "answer": "5"}, parquet=True)
     assert problem.messages == (USER, {**call, "content": ""}, result)
+
+
+ARGUMENTS = {"a": 2, "unit": "€"}
+
+
+@pytest.mark.parametrize("arguments", [ARGUMENTS, json.dumps(ARGUMENTS), {**ARGUMENTS, "b": None}])
+@pytest.mark.parametrize("shape", [lambda call: [call], lambda call: [{"type": "function", "function": call}]])
+@pytest.mark.parametrize("column", [lambda calls: calls, json.dumps])
+def test_calls_have_one_form_whoever_wrote_them(tmp_path, arguments, shape, column):
+    def calling(given):
+        return {"role": "assistant", "content": "", "tool_calls": given}
+
+    call = column(shape({"name": "add", "arguments": arguments}))
+    result = {"role": "tool", "content": "5"}
+    [problem] = load(tmp_path, {"prompt": [USER, calling(call), result], "answer": "5"})
+    assert problem.messages == (USER, calling(shape({"name": "add", "arguments": ARGUMENTS})), result)
 
 
 @pytest.mark.parametrize(
