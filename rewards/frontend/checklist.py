@@ -20,6 +20,14 @@ CHECKLIST: Mapping[str, str] = {
     "crafted": "The page looks designed rather than left to the browser's defaults.",
 }
 """Name -> statement that is true or false of a page; all count alike unless there are weights."""
+ASKED: Mapping[str, str] = {
+    "asked_content": "Everything that the task names is there: its texts, data, pictures, fields and controls.",
+    "asked_actions": "The record of use shows that the page does what the task asks for when its controls are used; "
+    "also true if the task asks for nothing to be used.",
+    "asked_details": "Every detail that the task fixes (numbers, names, order, colours, limits) is as it says.",
+    "asked_for_this": "The page was made for this task and would not do as well for another one.",
+}
+"""The same about whether the page is what was asked for: evidence, and no part of how it looks."""
 _OVER_TIME = ("stable",)
 """Statements about several screenshots, left out where there is but one."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evolpo.rewards.frontend.browser import VIEWPORT, BrowserThread, shared_browser
 from evolpo.rewards.frontend.controls import MAX_CONTROLS, ControlReport, use_controls
 from evolpo.rewards.frontend.extract import Page
+from evolpo.rewards.frontend.seen import Seen, look
 from evolpo.rewards.frontend.tab import ORIGIN, PageCrashError, PageHangError, Tab, script
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class FunctionReport:
     """Width of the window -> pixels that stick out to the right."""
     screenshots: tuple[bytes, ...] = ()
     """PNG at load, half a second later, and after everything was used."""
+    seen: Seen = field(default_factory=Seen)
+    """What was there to be read and used, half a second after load."""
 
     @property
     def score(self) -> float:
@@ -134,6 +137,7 @@ async def _exercise(
         content, screenshot = await _content(tab)
         if content == 0:
             return FunctionReport(failure="the page is blank", screenshots=(at_load, screenshot))
+        seen = await look(tab)
         unknown = await tab.evaluate(f"probe.unsupported({json.dumps(list(declarations))})")
         if declarations:
             terms["styles"] = max(0.0, 1 - 5 * len(unknown) / len(declarations))
@@ -161,7 +165,7 @@ async def _exercise(
     messages = _messages(tab, used)
     terms["errors"] = 1 / (1 + len(messages) + broken)
     screenshots = (at_load, screenshot, after_use)
-    return FunctionReport(terms, content, "", controls, messages, violations, overflow, screenshots)
+    return FunctionReport(terms, content, "", controls, messages, violations, overflow, screenshots, seen)
 
 
 async def _content(tab: Tab) -> tuple[float, bytes]:

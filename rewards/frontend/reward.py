@@ -16,18 +16,25 @@ from evolpo.rewards.frontend.browser import find_chromium
 from evolpo.rewards.frontend.checklist import item_weights
 from evolpo.rewards.frontend.extract import Page, extract_page
 from evolpo.rewards.frontend.function import DEADLINE_S, PASS_SCORE, FunctionReport, exercise
+from evolpo.rewards.frontend.relevance import Relevance, relevance
 from evolpo.rewards.frontend.syntax import check_syntax
 from evolpo.rewards.judges.judge import Judge
 from evolpo.rewards.judges.make import make_judge
 from evolpo.rewards.service.workers import describe
 
+UNVERIFIED = 0.5
+"""What a score is worth at most that no check and no judge stands behind."""
+_NOTE = "unverified: no checks came with the prompt and no judge was asked; the score is at most 0.5"
+
 
 class Frontend:
     """Scores the page in a response: 0 to 1, the weighted sum of three stages.
 
-    A page that does not parse, hangs, crashes or is blank is a `model_fail`. Where the prompt has `metadata["checks"]`
-    (see `assertions`), the stage of function is worth its score times the share of checks that pass; it passes from
-    0.5 on.
+    A page that does not parse, hangs, crashes or is blank is a `model_fail`. The stage of function is worth its score
+    times the evidence that the page is what was asked for: the share of `metadata["checks"]` that pass (see
+    `assertions`), else the share of the items in `ASKED` that the judge finds true. It passes from 0.5 on. Without
+    either, evidence is wanting: the whole score is halved, multiplied by the `relevance` of the page to the prompt, and
+    `metrics["unverified"]` is 1.
     """
 
     name = "frontend"
@@ -105,45 +112,72 @@ class Frontend:
         artifacts |= _function_artifacts(function)
         if function.failure:
             return _failed(f"function: {function.failure}", metrics, artifacts)
-        worth = function.score * await self._checks_share(sample, page, metrics, artifacts)
+        checks = await self._checks_share(sample, page, metrics, artifacts)
+        look = None
+        if function.score * (1.0 if checks is None else checks) >= PASS_SCORE:
+            look = await self._look(function, sample.prompt, checks is None)
+        if look is not None and look.unscored:
+            return Score(None, look.status, metrics, {**artifacts, **look.artifacts})
+        evidence = checks if checks is not None or look is None else look.metrics.get("asked")
+        worth = function.score * (1.0 if evidence is None else evidence)
         metrics["function"] = worth
         value = self.weights[0] * syntax.score
         if worth < PASS_SCORE:
             artifacts["error"] = f"function: {worth:.2f} is below {PASS_SCORE:g}"
-            return Score(value, metrics=metrics, artifacts=artifacts)
-        value += self.weights[1] * worth
-        if self.weights[2] > 0:
-            look = await self._aesthetics(function.screenshots, sample.prompt)
-            if look.unscored:
-                return Score(None, look.status, metrics, {**artifacts, **look.artifacts})
-            metrics["aesthetics"] = look.value or 0.0
+        else:
+            value += self.weights[1] * worth
+            if look is not None and self.weights[2] > 0:
+                metrics["aesthetics"] = look.value or 0.0
+                value += self.weights[2] * metrics["aesthetics"]
+        if look is not None:
             metrics |= {f"aesthetics_{name}": number for name, number in look.metrics.items()}
             artifacts["aesthetics"] = dict(look.artifacts)
-            value += self.weights[2] * metrics["aesthetics"]
-        return Score(value, metrics=metrics, artifacts=artifacts)
+        if evidence is not None:
+            return Score(value, metrics=metrics | {"evidence": evidence, "unverified": 0.0}, artifacts=artifacts)
+        near = _relevance(function, sample.prompt)
+        artifacts |= {"unverified": _NOTE, "missing": near.missing}
+        metrics |= near.metrics | {"unverified": 1.0}
+        return Score(UNVERIFIED * near.value * value, metrics=metrics, artifacts=artifacts)
 
     async def _checks_share(
         self, sample: Sample, page: Page, metrics: dict[str, float], artifacts: dict[str, Any]
-    ) -> float:
-        """Share of the prompt's checks that pass, 1 without any."""
+    ) -> float | None:
+        """Share of the prompt's checks that pass, None without any."""
         if not sample.metadata.get("checks"):
-            return 1.0
+            return None
         results = await run_checks(page, parse_checks(sample.metadata["checks"]), self.deadline_s)
         artifacts["checks"] = [result.reason or "passed" for result in results]
         metrics["checks"] = sum(result.passed for result in results) / len(results)
         return metrics["checks"]
 
-    async def _aesthetics(self, screenshots: tuple[bytes, ...], task: str) -> Score:
+    async def _look(self, function: FunctionReport, task: str, ask: bool) -> Score | None:
+        """The stage of aesthetics; the judge is also asked for evidence if there is none yet. None if nobody looks."""
         from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
         from evolpo.rewards.frontend.visual_judge import judged_aesthetics
 
-        if self._judge is None:
-            return await asyncio.to_thread(aesthetics_from_image, screenshots[1])
-        return await judged_aesthetics(screenshots, task, self._judge, weights=self._checklist_weights)
+        screenshots = function.screenshots
+        if self._judge is not None and (ask or self.weights[2] > 0):
+            used = record_of_use(function) if ask else None
+            return await judged_aesthetics(screenshots, task, self._judge, weights=self._checklist_weights, used=used)
+        if self.weights[2] == 0:
+            return None
+        return await asyncio.to_thread(aesthetics_from_image, screenshots[1])
 
 
 def _failed(reason: str, metrics: dict[str, float], artifacts: dict[str, Any]) -> Score:
     return Score(0.0, "model_fail", metrics, {**artifacts, "error": reason})
+
+
+def record_of_use(function: FunctionReport) -> str:
+    """What happened when the page was used, a line for each control and each message, for a judge."""
+    controls = function.controls.verdicts if function.controls else {}
+    said = {"works": "did something", "dead": "did nothing", "covered": "could not be reached", "neutral": "took it"}
+    lines = [f"{name}: {said.get(verdict, verdict)}" for name, verdict in controls.items()]
+    return "\n".join([*lines, *function.messages]) or "There is nothing to use."
+
+
+def _relevance(function: FunctionReport, prompt: str) -> Relevance:
+    return relevance(prompt, function.seen, function.controls.verdicts if function.controls else None)
 
 
 def _function_artifacts(function: FunctionReport) -> dict[str, Any]:

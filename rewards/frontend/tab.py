@@ -69,7 +69,7 @@ class ProcessTime:
 
 @cache
 def script(name: str) -> str:
-    """A JavaScript file of the folder `data`."""
+    """Text of a file of the folder `data`."""
     return (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
 
 

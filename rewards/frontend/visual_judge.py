@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from evolpo.rewards.base import Score
 from evolpo.rewards.frontend.aesthetics import aesthetics_from_image
-from evolpo.rewards.frontend.checklist import CHECKLIST, item_weights, items_of
+from evolpo.rewards.frontend.checklist import ASKED, CHECKLIST, item_weights, items_of
 from evolpo.rewards.judges.judge import (
     DEFAULT_ATTEMPTS,
     FENCE_NOTE,
@@ -65,6 +65,7 @@ async def judged_aesthetics(
     judge: Judge,
     attempts: int = DEFAULT_ATTEMPTS,
     weights: Mapping[str, float] | None = None,
+    used: str | None = None,
 ) -> Score:
     """The stage of aesthetics with a judge, who leads: computed measures only part pages that it finds alike.
 
@@ -75,10 +76,13 @@ async def judged_aesthetics(
         attempts: how many times it is asked for a complete verdict.
         weights: how much each item of the checklist counts, for this judge; `evolpo bench aesthetics` fits them. All
             alike without them.
+        used: what happened when the page was used, a line each. Given, the judge also says whether the page is what was
+            asked for.
 
     Returns:
         Value 0 to 1: the checklist's share, and the computed value as one more item of the least weight that an item
-        has. Metrics are those of `aesthetics_from_image`, with `judge` 1.0, `computed`, `checklist` and `item/NAME`.
+        has. Metrics are those of `aesthetics_from_image`, with `judge` 1.0, `computed`, `checklist` and `item/NAME`;
+        with `used` also `asked`, the share of the items in `ASKED` that are true.
         Without a complete verdict `infra_error` or `timeout`, never a partial score. A page on which nothing is drawn
         is a `model_fail`, and the judge is not asked.
 
@@ -94,7 +98,9 @@ async def judged_aesthetics(
     if computed.status != "ok" or computed.value is None:
         return computed
     try:
-        verdict = await ask_verdict(judge, _checklist_messages(screenshots, task, items), _form(items), attempts)
+        asked = () if used is None else tuple(ASKED)
+        messages = _checklist_messages(screenshots, task, (*items, *asked), used)
+        verdict = await ask_verdict(judge, messages, _form((*items, *asked)), attempts)
     except JudgeError as error:
         return unjudged(error)
     true = {name: float(getattr(verdict.value, name)) for name in items}
@@ -102,6 +108,10 @@ async def judged_aesthetics(
     kept = sum(weights[name] * value for name, value in true.items())
     metrics = dict(computed.metrics) | {"judge": 1.0, "computed": computed.value, "checklist": kept / total}
     metrics |= {f"item/{name}": value for name, value in true.items()} | {"judge_calls": float(verdict.calls)}
+    if asked:
+        answers = {name: float(getattr(verdict.value, name)) for name in asked}
+        metrics |= {f"item/{name}": value for name, value in answers.items()}
+        metrics["asked"] = sum(answers.values()) / len(answers)
     value = (kept + tie * computed.value) / (total + tie)
     return Score(value, metrics=metrics, elapsed_s=time.perf_counter() - started)
 
@@ -136,9 +146,13 @@ def _form(items: Sequence[str]) -> type[BaseModel]:
     return create_model("Checklist", __base__=_Forbidding, **fields)
 
 
-def _checklist_messages(screenshots: Sequence[bytes], task: str, items: Sequence[str]) -> list[Message]:
-    code, material = fenced({"TASK": task})
-    statements = "\n".join(f"- {name}: {CHECKLIST[name]}" for name in items)
+def _checklist_messages(
+    screenshots: Sequence[bytes], task: str, items: Sequence[str], used: str | None
+) -> list[Message]:
+    record = {} if used is None else {"RECORD OF USE": used}
+    code, material = fenced({"TASK": task} | record)
+    texts = {**CHECKLIST, **ASKED}
+    statements = "\n".join(f"- {name}: {texts[name]}" for name in items)
     shape = "{" + ", ".join(f'"{name}": true or false' for name in items) + "}"
     system = f"You judge what web pages look like, strictly: an item is true only if you see it. {_PIXELS}"
     user = (

@@ -1,0 +1,196 @@
+"""Is a page about what the prompt asks for? Words and kinds of things that the prompt names, found on the page.
+
+Lexical measures: shared stems (Porter, "An algorithm for suffix stripping", 1980, in the English Snowball version) and
+the cosine of their counts. They know no synonyms and cannot tell whether what is named works, which is why a score
+that rests on them alone is capped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from evolpo.rewards.frontend.seen import Seen
+from evolpo.rewards.frontend.tab import script
+
+FULL_COVERAGE = 0.4
+"""Share of the prompt's words that is enough: prompts also say how, not only what."""
+NEARNESS_SHARE = 0.25
+FULL_NEARNESS = 0.4
+"""Cosine from which on a page's text is near: honest pages have more to say than their prompts."""
+ALONE = 0.4
+"""What is left of the value of the words where the prompt asks for things to use, and none of them is there."""
+OPERABLE = 2
+"""Words of the prompt on working controls that are enough."""
+COPIED = 5
+"""Words in a row, out of the prompt, that are a copy of it and count for nothing."""
+RECITED = 6
+"""Different words of the prompt in one block of text, most of it such words, that recite it and count for nothing."""
+
+KINDS: Mapping[str, str] = {
+    "button": "button buttons",
+    "link": "link links navigation nav navbar",
+    "tab": "tabs",
+    "table": "table spreadsheet",
+    "select": "dropdown select listbox",
+    "slider": "slider sliders",
+    "checkbox": "checkbox checkboxes",
+    "radio": "radio",
+    "textarea": "textarea",
+    "field": "input inputs field fields form textbox textarea",
+    "chart": "chart graph diagram canvas",
+    "picture": "image images picture pictures photo photos illustration illustrations logo",
+    "video": "video",
+    "audio": "audio",
+}
+"""Kind of thing on a page (`Seen.kinds`) -> words that ask for it."""
+_INSTEAD: Mapping[str, frozenset[str]] = {
+    "tab": frozenset({"button", "link", "radio"}),
+    "select": frozenset({"radio", "button"}),
+    "checkbox": frozenset({"button"}),
+    "radio": frozenset({"button", "select"}),
+    "link": frozenset({"button"}),
+}
+"""What does as well as a kind of thing."""
+
+_QUOTED = re.compile(r"[\"“„«']([^\"“”„«»'\n]{2,60})[\"”“»']")
+_CODE = re.compile(r"`[^`\n]*`")
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?")
+_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """How near a page is to a prompt, and why; each number 0 to 1."""
+
+    value: float
+    coverage: float = 1.0
+    """Share of the prompt's words found in what is readable."""
+    nearness: float = 1.0
+    """Cosine of the counts of words."""
+    kinds: float = 1.0
+    """Share of the kinds of things it names (buttons, fields, tables ...) that are there."""
+    operable: float = 1.0
+    """Its words on controls that work: 1 for two, or if nothing is to be used."""
+    missing: tuple[str, ...] = ()
+    """Words and kinds of things that were not found."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every part of the value."""
+        names = ("coverage", "nearness", "kinds", "operable")
+        return {"relevance": self.value} | {f"relevance_{name}": getattr(self, name) for name in names}
+
+
+def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None) -> Relevance:
+    """Nearness of a page to a prompt, 0 to 1; 1 for a prompt that names nothing.
+
+    The words, `FULL_COVERAGE` of which are enough, make three quarters of it, the cosine of their counts a quarter.
+    Where the prompt asks for things to use, 60% of that depends on whether such things are there and whether
+    controls that work carry its words. A block of text that repeats or recites the prompt counts for nothing,
+    what it puts into quotation marks aside; words between backticks are names for programs and not looked for.
+
+    Args:
+        prompt: what was asked for.
+        seen: what is on the page.
+        verdicts: number and name of each control that was used -> what became of it (`ControlReport.verdicts`); the
+            words of those that are dead or covered are no words of controls.
+    """
+    prompt = _CODE.sub(" ", prompt)  # Names that programs use are not to be read on a page.
+    wanted = set(_stems(prompt))
+    if not wanted:
+        return Relevance(1.0)
+    dead = {_name(name) for name, verdict in (verdicts or {}).items() if verdict in ("dead", "covered")}
+    working = [text for text in seen.controls if not any(one and text.startswith(one) for one in dead)]
+    blocks = [_own_words(text, prompt, wanted) for text in (*seen.texts, *seen.controls)]
+    counts = Counter(stem for block in blocks for stem in block)
+    found = wanted & counts.keys()
+    coverage, nearness = len(found) / len(wanted), _cosine(Counter(_stems(prompt)), counts)
+    text = (1 - NEARNESS_SHARE) * min(1.0, coverage / FULL_COVERAGE)
+    text += NEARNESS_SHARE * min(1.0, nearness / FULL_NEARNESS)
+    named = _named_kinds(prompt)
+    there = [kind for kind in named if kind in seen.kinds or _INSTEAD.get(kind, frozenset()) & seen.kinds]
+    kinds, operable = len(there) / len(named) if named else 1.0, 1.0
+    if _asks_for_use(prompt):
+        carried = wanted & {stem for text in working for stem in _own_words(text, prompt, wanted)}
+        operable = min(1.0, len(carried) / min(OPERABLE, len(wanted)))
+    value = text * (ALONE + (1 - ALONE) * (kinds + operable) / 2)
+    missing = (*sorted(wanted - found), *(f"a {kind}" for kind in named if kind not in there))
+    return Relevance(value, coverage, nearness, kinds, operable, missing)
+
+
+@cache
+def _left_out() -> frozenset[str]:
+    kinds = " ".join(KINDS.values()).split()
+    return frozenset(_stem(word) for word in [*_listed("function"), *_listed("request"), *kinds])
+
+
+@cache
+def _listed(name: str) -> frozenset[str]:
+    """Words of a list: `use` asks for things to use, `function` and `request` name nothing that a page has."""
+    return frozenset(json.loads(script("prompt_words.json"))[name].split())
+
+
+@cache
+def _stem(word: str) -> str:
+    from nltk.stem.snowball import EnglishStemmer
+
+    return str(EnglishStemmer().stem(word))
+
+
+def _words(text: str) -> list[str]:
+    """Words in small letters; of scripts without spaces, pairs of characters."""
+    words = []
+    for word in _WORD.findall(text.lower().replace("’", "'")):
+        if _IDEOGRAPHS.fullmatch(word):
+            words += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+        else:
+            words.append(word)
+    return words
+
+
+def _stems(text: str) -> list[str]:
+    """Stems of the words that name something, in order: no function words, no single letters."""
+    stems = [_stem(word) for word in _words(text) if len(word) > 1 or word.isdigit()]
+    return [stem for stem in stems if stem not in _left_out()]
+
+
+def _own_words(text: str, prompt: str, wanted: set[str]) -> list[str]:
+    """Stems of a block of text, without what is only the prompt said again."""
+    words, said = _words(text), _words(_QUOTED.sub(" | ", prompt))
+    runs = {tuple(said[at : at + COPIED]) for at in range(len(said) - COPIED + 1)}
+    copied = [False] * len(words)
+    for at in range(len(words) - COPIED + 1):
+        if tuple(words[at : at + COPIED]) in runs:
+            copied[at : at + COPIED] = [True] * COPIED
+    if copied and 3 * sum(copied) >= len(copied):
+        return []
+    stems = _stems(" ".join(word for word, copy in zip(words, copied, strict=True) if not copy))
+    recited = [stem for stem in stems if stem in wanted]
+    return [] if len(set(recited)) >= RECITED and 2 * len(recited) >= len(stems) else stems
+
+
+def _cosine(first: Counter[str], second: Counter[str]) -> float:
+    """Cosine of two texts as roots of counts, so that a word said ten times does not outweigh all others."""
+    total = math.sqrt(sum(first.values()) * sum(second.values()))
+    return sum(math.sqrt(first[stem] * second[stem]) for stem in first.keys() & second.keys()) / total if total else 0.0
+
+
+def _named_kinds(prompt: str) -> list[str]:
+    words = set(_words(prompt))
+    return [kind for kind, names in KINDS.items() if words & set(names.split())]
+
+
+def _asks_for_use(prompt: str) -> bool:
+    asked = _listed("use").union(*(KINDS[kind].split() for kind in ("button", "field", "tab", "slider")))
+    return bool(set(_words(prompt)) & asked)
+
+
+def _name(verdict: str) -> str:
+    """What stands on a control, from its name in a report: number, element, text."""
+    return verdict.split(" ", 2)[2] if verdict.count(" ") >= 2 else ""
