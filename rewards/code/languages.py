@@ -101,8 +101,6 @@ data = json.dumps(rows, allow_nan=False).encode()
 with os.fdopen(3, "wb", closefd=False) as channel:
     channel.write(data)
 """
-# The value goes to descriptor 3, the outer standard output; what the program prints, to the standard error.
-_ON_CHANNEL = ("sh", "-c", 'exec "$@" 3>&1 1>&2', "sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +179,12 @@ def run_case(
         command, stdin = [*interpreter, f"{CODE_FOLDER}/{name}"], case.stdin
     elif isinstance(case, ScriptCase):
         files |= _checker_files()
-        command = [*_ON_CHANNEL, *interpreter, f"{CODE_FOLDER}/checker.py"]
+        command = [*interpreter, f"{CODE_FOLDER}/checker.py"]
         stdin = json.dumps({"script": case.script, "entry": case.entry, "prelude": case.prelude})
     else:
         name, text = language.harness
         files[name] = text
-        command = [*_ON_CHANNEL, *interpreter, f"{CODE_FOLDER}/{name}"]
+        command = [*interpreter, f"{CODE_FOLDER}/{name}"]
         stdin = json.dumps(
             {"setup": case.setup}
             if isinstance(case, QueryCase)
@@ -202,6 +200,7 @@ def run_case(
         limits=limits,
         # Whole programs open /dev/stdin. A harness must not be reached from a program by the files of its process.
         proc=isinstance(case, StdinCase),
+        channel=not isinstance(case, StdinCase),
         on_idle=on_idle,
         cancel=cancel,
     )

@@ -191,9 +191,12 @@ def _last_line(result: SandboxResult) -> str:
 
 
 class _Core:
-    """One of the machine's cores, for a program that works; the program gives it up at its end, or when it waits."""
+    """A place among the programs that work; a program gives it up at its end, or when it waits.
 
-    _free = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+    There is one place more than cores: a sandbox that is set up or taken down waits for the kernel in between.
+    """
+
+    _free = threading.BoundedSemaphore(len(os.sched_getaffinity(0)) + 1)
 
     def __init__(self) -> None:
         self._held = False

@@ -20,21 +20,25 @@ import errno
 import functools
 import math
 import os
+import resource
 import secrets
+import select
 import shutil
+import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from evolpo import InputError
+from evolpo.rewards.code.launcher import launch
 from evolpo.rewards.code.sandbox_process import Limits, SandboxCancelled, SandboxError, SandboxResult, Watch
 from evolpo.rewards.code.usage import control_group
 from evolpo.rewards.visible import visible
 
 __all__ = [
+    "CHANNEL",
     "CODE_FOLDER",
     "Limits",
     "SandboxCancelled",
@@ -47,6 +51,8 @@ __all__ = [
 
 CODE_FOLDER = "/code"
 """Where the files given with a command lie inside, read-only."""
+CHANNEL = 3
+"""The descriptor for results of a command that has one."""
 
 _PACKAGES = {"bwrap": "bubblewrap", "prlimit": "util-linux", "setpriv": "util-linux"}
 _FIRST_UID = 1_900_000_000  # systemd's table of user ids leaves 1,879,048,192 to 2,147,483,647 unused.
@@ -60,15 +66,6 @@ _BLOCKED_CALLS = (
     *("shmget", "msgget", "semget", "socket"),
     *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "keyctl", "add_key", "request_key"),
 )
-_START = """\
-[ "$PPID" = "$1" ] || exit 1
-echo 1000 >/proc/self/oom_score_adj
-[ -z "$2" ] || echo $$ >"$2" || exit 1
-shift 2
-exec "$@"
-"""
-"""Starts bwrap from a shell that dies with its parent; does nothing if the parent is gone already. If memory runs out,
-let the kernel take the sandbox, not the trainer. The control group must be entered before there are children."""
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -91,6 +88,7 @@ def run_sandboxed(
     readonly: Sequence[Path] = (),
     limits: Limits | None = None,
     proc: bool = True,
+    channel: bool = False,
     on_idle: Callable[[], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SandboxResult:
@@ -104,6 +102,8 @@ def run_sandboxed(
         limits: what it may use; the defaults of `Limits` if None.
         proc: whether it sees a `/proc`, which `/dev/stdin` needs; in it, a process inside may read and write the memory
             and the open files of the others. Left out where a machine forbids it.
+        channel: whether the standard output of the result is what it writes to descriptor `CHANNEL`; what it prints
+            then goes to its standard error.
         on_idle: called once when the command turns out to wait rather than to work, so that its core may do other
             work; never called for most commands.
         cancel: kills everything inside as soon as it is set.
@@ -115,7 +115,7 @@ def run_sandboxed(
     """
     check_sandbox()
     proc = proc and _proc_can_be_mounted(_tool("bwrap"))
-    return _run(command, stdin, files or {}, readonly, limits or Limits(), proc, on_idle, cancel)
+    return _run(command, stdin, files or {}, readonly, limits or Limits(), proc, channel, on_idle, cancel)
 
 
 def check_sandbox() -> None:
@@ -169,6 +169,7 @@ def _run(
     readonly: Sequence[Path],
     limits: Limits,
     proc: bool = False,
+    channel: bool = False,
     on_idle: Callable[[], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SandboxResult:
@@ -178,28 +179,26 @@ def _run(
             stack.callback(group.close)
         inputs, outputs = _pipe(stack), {name: _pipe(stack) for name in ("stdout", "stderr", "status")}
         rules = stack.enter_context(_memory_file(_system_call_filter()))
-        data = {name: stack.enter_context(_memory_file(content)).fileno() for name, content in files.items()}
-        status = outputs["status"][1].fileno()
-        process = stack.enter_context(
-            subprocess.Popen(
-                [
-                    *(_tool("setpriv"), "--pdeathsig", "SIGKILL", "sh", "-c", _START, "sh"),
-                    *(str(os.getpid()), group.entrance if group else ""),
-                    *(_tool("bwrap"), "--json-status-fd", str(status), "--seccomp", str(rules.fileno())),
-                    *_isolation(readonly, data, limits, proc),
-                    "--",
-                    *_wrappers(limits),
-                    *command,
-                ],
-                stdin=inputs[0],
-                stdout=outputs["stdout"][1],
-                stderr=outputs["stderr"][1],
-                env=_ENVIRONMENT,
-                pass_fds=(status, rules.fileno(), *data.values()),
-                start_new_session=True,  # Ctrl-C is the parent's business.
-            )
+        data = {name: stack.enter_context(_memory_file(content)) for name, content in files.items()}
+        stdout, stderr = outputs["stdout"][1], outputs["stderr"][1]
+        given = [inputs[0], *([stderr, stderr, stdout] if channel else [stdout, stderr])]
+        status = len(given)
+        numbers = {name: status + 2 + index for index, name in enumerate(data)}
+        given += [outputs["status"][1], rules, *data.values()]
+        process = launch(
+            [
+                *(_tool("bwrap"), "--json-status-fd", str(status), "--seccomp", str(status + 1)),
+                *_isolation(readonly, numbers, limits, proc),
+                "--",
+                *_wrappers(limits),
+                *command,
+            ],
+            environment=_ENVIRONMENT,
+            descriptors=[file.fileno() for file in given],
+            limits=_resource_limits(limits),
+            group=group.descriptor if group else None,
         )
-        stack.callback(process.kill)
+        stack.callback(_end, process)
         for end in (inputs[0], *(write for _, write in outputs.values())):
             end.close()  # Or the other end would never see that it is closed.
         return Watch(
@@ -211,6 +210,16 @@ def _run(
             on_idle=on_idle,
             cancel=cancel,
         ).result()
+
+
+def _end(process: int) -> None:
+    """Kill a process, wait for its end and close its descriptor."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    ended.poll()
+    os.close(process)
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
@@ -255,19 +264,30 @@ def _isolation(readonly: Sequence[Path], files: Mapping[str, int], limits: Limit
     yield from ("--remount-ro", "/")
 
 
-def _wrappers(limits: Limits) -> Iterator[str]:
-    """Programs that run inside, each starting the next: they set the limits and give up the last rights."""
+def _resource_limits(limits: Limits) -> list[tuple[int, int, int]]:
+    """What each process is held to by itself, in case that nobody looks."""
     memory = limits.memory_mib << 20
-    cpu_s = math.ceil(limits.cpu_s) + 1  # Of one process, in case that nobody looks.
-    yield "prlimit"
-    yield f"--cpu={cpu_s}:{cpu_s + 1}"  # At the first a signal that says why, at the second one that cannot be caught.
-    yield f"--data={memory}"
-    yield f"--as={memory + (limits.reserve_mib << 20)}"
-    yield from (f"--nproc={limits.processes}", f"--fsize={limits.files_mib << 20}", "--nofile=256", "--core=0")
-    yield "--"
+    cpu_s = math.ceil(limits.cpu_s) + 1
+    equal = {
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_AS: memory + (limits.reserve_mib << 20),
+        resource.RLIMIT_FSIZE: limits.files_mib << 20,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+    }
+    if os.geteuid() == 0:
+        equal[resource.RLIMIT_NPROC] = limits.processes
+    # At the first a signal that says why, at the second one that cannot be caught.
+    return [(resource.RLIMIT_CPU, cpu_s, cpu_s + 1), *((kind, most, most) for kind, most in equal.items())]
+
+
+def _wrappers(limits: Limits) -> Iterator[str]:
+    """The program that runs inside and starts the command, for what must not be done outside."""
     if os.geteuid() == 0:
         uid = str(_FIRST_UID + secrets.randbelow(_UIDS))
         yield from ("setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--")
+    else:  # Outside, all processes of the user would count.
+        yield from ("prlimit", f"--nproc={limits.processes}", "--")
 
 
 def _memory_file(content: bytes) -> IO[bytes]:

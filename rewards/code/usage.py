@@ -205,6 +205,8 @@ class ControlGroup:
             (self._path / "memory.max").write_text(str(memory_limit))
             with contextlib.suppress(OSError):  # A kernel without swap.
                 (self._path / "memory.swap.max").write_text("0")
+        self.descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        """Of its folder, open until `close`."""
 
     def processes(self) -> list[int]:
         """The ids of the processes in the group."""
@@ -225,6 +227,7 @@ class ControlGroup:
 
     def close(self) -> None:
         """End what is left in the group, and remove it."""
+        os.close(self.descriptor)
         for _ in range(200):  # What was killed leaves a moment later. If a group stays, the next process removes it.
             try:
                 self._path.rmdir()

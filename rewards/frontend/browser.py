@@ -166,18 +166,17 @@ class BrowserThread:
         """End Chromium with all its processes, also if it hangs."""
         import psutil
 
-        drivers = []
         for child in psutil.Process().children(recursive=True) if self._mark else []:
             with contextlib.suppress(psutil.Error):
                 if self._mark in child.cmdline():
-                    drivers.append(child.parent())
-                    _kill([*child.children(recursive=True), child])
+                    # Playwright's own process first: it would wait for the browser to say goodbye, for seconds.
+                    parent, rest = child.parent(), child.children(recursive=True)
+                    _kill([*([parent] if parent is not None and parent.pid != os.getpid() else []), child, *rest])
         playwright, self._playwright, self._browser, self._mark = self._playwright, None, None, ""
         if playwright is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(tab_module.STEP_TIMEOUT_S):
                     await playwright.stop()
-        _kill([driver for driver in drivers if driver is not None and driver.pid != os.getpid()])
 
     def close(self) -> None:
         """End the browser and the thread."""

