@@ -22,6 +22,7 @@ from evolpo.recipes.training.parts import log, save, saving_at_the_end
 from evolpo.recipes.training.rollout import rollout
 from evolpo.recipes.training.routing import compare_routing
 from evolpo.recipes.training.samples import sample_rows
+from evolpo.recipes.training.sync import sync
 from evolpo.rl.advantages import group_advantages
 from evolpo.rl.algorithm import build_batch, segment
 from evolpo.rl.losses import LOSSES
@@ -71,12 +72,13 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
             with timer("train"):
                 result = trainer.update(batch, LOSSES[config.algorithm.name], config.algorithm.optimizer_steps)
             with timer("sync"):
-                engine.update_weights(trainer.named_weights(), version=step + 1)
+                given = sync(engine, trainer, version=step + 1)
             if slept and step == parts.start:
                 check_agreement(engine, trainer, batch.rows, config.seed)
 
             done = step + 1
-            metrics |= result.metrics | step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))
+            metrics |= {"sync/bytes": float(given)} | result.metrics
+            metrics |= step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))
             parts.table.add(
                 sample_rows(done, scored, units, advantages, batch, result, trainer.tokenizer, config.logger)
             )

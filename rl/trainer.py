@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
 from evolpo.model.experts import routers
 from evolpo.model.kernel_check import check_kernels
-from evolpo.model.lora import LoraConfig, adapters_off, add_adapters, load_adapter, save_adapter
+from evolpo.model.lora import NAME, LoraConfig, adapters_off, add_adapters, load_adapter, save_adapter
 from evolpo.model.names import save_model
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
@@ -344,6 +345,13 @@ class Trainer(Ranks):
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """All weights as full tensors under the names of their checkpoints; every rank must run through it."""
         yield from named_weights(self.policy.model, self.config.zero_stage)
+
+    def adapter(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The adapters as full tensors on the CPU, and what PEFT's `adapter_config.json` says; every rank calls it."""
+        settings: Any = self.policy.model.peft_config[NAME]
+        tensors = adapter_weights(self.policy.model, self.config.zero_stage)
+        targets = sorted(settings.target_modules)
+        return tensors, {"r": settings.r, "lora_alpha": settings.lora_alpha, "target_modules": targets}
 
     def save_trained(self, folder: Path) -> None:
         """Write what is trained: the adapters in PEFT's layout, or the model; every rank takes part, rank 0 writes."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evolpo import InputError
 from evolpo.rl.data import Group, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LORA_SYNC = ("auto", "adapter", "folded")
+"""Ways of new adapters to the engine."""
+LARGEST_RANK = 512
+"""Of an adapter in vLLM."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class RolloutConfig:
     """Compile the engine's model: slower to start, faster to run. GPUs replay graphs of single tokens in any case."""
     sleep_level: int = 2
     """On a GPU while the trainer works: 2 drops the engine's weights, 1 keeps them in the CPU's memory."""
+    lora_sync: str = "auto"
+    """With model.lora, what goes to the engine after a step: adapter, the model with it folded in, or auto."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -60,6 +68,8 @@ class RolloutConfig:
             raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is negative; 0 takes what is left")
         if self.sleep_level not in (1, 2):
             raise InputError(f"rollout.sleep_level: {self.sleep_level} is none of 1, 2")
+        if self.lora_sync not in LORA_SYNC:
+            raise InputError(f"rollout.lora_sync: {self.lora_sync!r} is none of {', '.join(LORA_SYNC)}")
 
     def sampling(self, responses_per_prompt: int, budget: int = 0) -> Sampling:
         """The sampling of a training step, with a budget of tokens of its own if that is not 0."""
@@ -73,6 +83,9 @@ class RolloutEngine(Protocol):
     version: int
     """Version of the weights in use: the number of finished training steps."""
 
+    takes_adapters: bool
+    """Whether it wants `update_adapter` instead of `update_weights`."""
+
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
     ) -> list[Group]:
@@ -85,6 +98,15 @@ class RolloutEngine(Protocol):
         """Replace all weights by full tensors under their Hugging Face names, and forget cached prefixes.
 
         An engine that sleeps wakes up.
+        """
+
+    def update_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], version: int) -> None:
+        """Replace the adapter, and forget cached prefixes; the model beside it stays. An engine that sleeps wakes up.
+
+        Args:
+            tensors: its matrices, whole, under the names that PEFT writes.
+            settings: `r`, `lora_alpha` and `target_modules`, as in PEFT's `adapter_config.json`.
+            version: number of finished training steps.
         """
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:

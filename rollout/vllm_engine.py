@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,15 @@ from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.card import CPU_CACHE_GB, GIB, EngineStream, Share, engine_share
 from evolpo.rollout.ends import end_tokens
 from evolpo.rollout.engine import RolloutConfig, Sampling
-from evolpo.rollout.vllm_worker import completed, expert_routers, register_ling, repack_experts, repack_tied_head
+from evolpo.rollout.vllm_worker import (
+    ADAPTER,
+    completed,
+    expert_routers,
+    register_ling,
+    repack_experts,
+    repack_tied_head,
+    take_adapter,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +38,8 @@ CPU_BATCH = 4096
 """Tokens that vLLM computes at once on a CPU, at most; a longer prompt raises it."""
 GRAPHS = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 """Graphs of the steps in which every sequence gets one token, and no compiler to wait for."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Largest ranks of adapters that vLLM can be told."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 
@@ -99,6 +109,7 @@ class VllmEngine:
         *,
         weight_bytes: int = 0,
         promised_bytes: int = 0,
+        adapter_rank: int = 0,
     ) -> None:
         """Load the model.
 
@@ -110,6 +121,7 @@ class VllmEngine:
             seed: of sampling without a seed of its own.
             weight_bytes: of the model, to share out a GPU's memory.
             promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
+            adapter_rank: of the adapter that `update_adapter` will bring; 0: none, all weights come.
         """
         set_environment(torch.get_num_threads())
         hide_llvmlite()
@@ -133,6 +145,9 @@ class VllmEngine:
             extra["attention_config"] = {"backend": "CPU_MLA"}
             # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
             extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
+        if adapter_rank:
+            largest = next(rank for rank in RANKS if rank >= adapter_rank)
+            extra |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": largest}
         self.stream = EngineStream()
         with _rank_in_environment(), self.stream.entered(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own code, to itself
@@ -148,7 +163,9 @@ class VllmEngine:
                 hf_overrides=completed,
                 **extra,
             )
-        self.sleep_level, self.asleep = config.sleep_level, False
+        self.takes_adapters = bool(adapter_rank)
+        # The model beside an adapter does not come again: asleep, the engine keeps it in the CPU's memory.
+        self.sleep_level, self.asleep = 1 if adapter_rank else config.sleep_level, False
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.special_tokens = config.special_tokens
         model_config = self.llm.llm_engine.model_config
@@ -157,7 +174,7 @@ class VllmEngine:
         self.ends = end_tokens(
             self.tokenizer, (generation.get("eos_token_id"), getattr(model_config.hf_config, "eos_token_id", None))
         )
-        self.version = 0
+        self.version, self._has_adapter = 0, False
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
@@ -195,12 +212,15 @@ class VllmEngine:
         self, prompts: Sequence[Prompt], params: Sequence[Any], done: Callable[[Group], None] | None
     ) -> dict[int, Group]:
         from vllm import TokensPrompt
+        from vllm.lora.request import LoRARequest
 
         # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
         self._forget_prefixes()
         engine = self.llm.llm_engine
+        adapter = LoRARequest("evolpo", ADAPTER, lora_path="in memory") if self._has_adapter else None
         for place, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
-            engine.add_request(str(place), TokensPrompt(prompt_token_ids=list(prompt.token_ids)), param)
+            tokens = TokensPrompt(prompt_token_ids=list(prompt.token_ids))
+            engine.add_request(str(place), tokens, param, lora_request=adapter)
         groups: dict[int, Group] = {}
         while engine.has_unfinished_requests():
             for output in engine.step():
@@ -245,7 +265,24 @@ class VllmEngine:
             if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
             self._forget_prefixes()
-        self.version, self.asleep = version, False
+        self.version, self.asleep, self._has_adapter = version, False, False
+
+    def update_adapter(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], version: int) -> None:
+        """Replace the adapter from live tensors; what is asked for from now on is sampled with it.
+
+        Raises:
+            InputError: it stands beside layers that vLLM's model does not have.
+        """
+        with self.stream.entered():
+            if self.asleep:
+                self.llm.wake_up(tags=["weights", "kv_cache"])
+            [unknown] = self.llm.collective_rpc(take_adapter, args=(tensors, settings))
+            self._forget_prefixes()
+        if unknown:
+            raise InputError(
+                f"rollout.lora_sync: vLLM's model has no layer for the adapter of {unknown[0]}; give folded"
+            )
+        self.version, self.asleep, self._has_adapter = version, False, True
 
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """The experts that the engine's model chooses for each token, one sequence after the other."""

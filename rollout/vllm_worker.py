@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+ADAPTER = 1
+"""The number by which vLLM knows the one adapter."""
 
 
 def register_ling() -> None:
@@ -78,3 +82,34 @@ def expert_routers(model: Any) -> list[Any]:
 
     runners = [module for module in model.modules() if isinstance(module, MoERunner)]
     return [runner.router for runner in runners if isinstance(runner.router, BaseRouter)]
+
+
+def take_adapter(worker: Any, tensors: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Put an adapter into a worker in the place of the one before, from memory.
+
+    vLLM itself loads adapters from folders alone; this is what it does with one after reading it.
+
+    Returns:
+        Layers of the adapter that the worker's model does not have; then nothing is changed.
+    """
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.peft_helper import PEFTHelper
+
+    loader = worker.model_runner.lora_manager
+    manager = loader._adapter_manager
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    adapter = LoRAModel.from_lora_tensors(
+        ADAPTER,
+        dict(tensors),
+        PEFTHelper.from_dict(dict(settings)),
+        device="cpu",
+        dtype=loader.lora_config.lora_dtype,
+        weights_mapper=mapper.get_rename_mapper() if mapper is not None else None,
+    )
+    known = {*manager.modules, *(part for parts in manager.packed_modules.values() for part in parts)}
+    if unknown := sorted(set(adapter.loras) - known):
+        return unknown
+    manager.remove_adapter(ADAPTER)
+    manager.add_adapter(adapter)
+    manager.activate_adapter(ADAPTER)
+    return []

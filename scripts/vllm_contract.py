@@ -46,6 +46,13 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
         "kernel": "vllm.model_executor.layers.fused_moe.modular_kernel.FusedMoEKernel",
         "kernel.fused_experts": "vllm.model_executor.layers.fused_moe.modular_kernel.FusedMoEExperts",
         "runner": "vllm.model_executor.layers.fused_moe.layer.MoERunner",
+        "worker": "vllm.v1.worker.gpu_worker.Worker",
+        "worker.model_runner": RUNNER,
+        "loader": "vllm.lora.worker_manager.LRUCacheWorkerLoRAManager",
+        "loader.lora_config": "vllm.config.lora.LoRAConfig",
+        "manager": "vllm.lora.model_manager.LRUCacheLoRAModelManager",
+        "mapper": "vllm.model_executor.models.utils.WeightsMapper",
+        "adapter": "vllm.lora.lora_model.LoRAModel",
     },
     "rewards/judges/batch.py": {
         "llm": "vllm.LLM",

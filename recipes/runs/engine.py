@@ -14,7 +14,13 @@ WIDTHS = {"bf16": 2, "fp32": 4}
 
 
 def start_engine(
-    model: str | Path, data: DataConfig, rollout: RolloutConfig, precision: str, seed: int, promised_bytes: int = 0
+    model: str | Path,
+    data: DataConfig,
+    rollout: RolloutConfig,
+    precision: str,
+    seed: int,
+    promised_bytes: int = 0,
+    adapter_rank: int = 0,
 ) -> RolloutEngine:
     """Start vLLM; a process can do so once in its life. A trainer beside it calls `init_distributed` before.
 
@@ -25,6 +31,7 @@ def start_engine(
         precision: "bf16" or "fp32".
         seed: of sampling without a seed of its own.
         promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
+        adapter_rank: of the adapter that comes alone after each step; 0: all weights come.
     """
     from evolpo.rollout.vllm_engine import VllmEngine
 
@@ -37,4 +44,5 @@ def start_engine(
         seed,
         weight_bytes=weights,
         promised_bytes=promised_bytes,
+        adapter_rank=adapter_rank,
     )

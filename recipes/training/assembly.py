@@ -24,6 +24,7 @@ from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.resume import resume_point
 from evolpo.recipes.runs.stop import Stop
 from evolpo.recipes.training.parts import Parts
+from evolpo.recipes.training.sync import adapter_rank, sync
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.checkpoint import read_state, set_later_aside
 from evolpo.rl.curriculum import Curriculum
@@ -105,11 +106,13 @@ def assemble(
     encoded = encode_problems(heldout_problems, trainer.tokenizer, config.data, progress.note, field)
     progress.note(f"{len(stream)} prompts to train on, {len(encoded)} held out")
     if engine is None:
-        progress.note("starting vLLM")
         trainer.rest()
         promised = trainer.promised_bytes()
-        engine = start_engine(place.model, config.data, config.rollout, config.trainer.precision, config.seed, promised)
-    engine.update_weights(trainer.named_weights(), version=place.start)
+        rank, how = adapter_rank(config.model.adapters, config.rollout.lora_sync, trainer.policy.model)
+        progress.note(f"starting vLLM; {how}")
+        precision = config.trainer.precision
+        engine = start_engine(place.model, config.data, config.rollout, precision, config.seed, promised, rank)
+    sync(engine, trainer, version=place.start)
     resumed = place.start if place.checkpoint else None
     writer = stack.enter_context(MetricsWriter(place.run, config.logger, resumed)) if trainer.rank == 0 else None
     stop.begin()
