@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from evolpo.rewards.base import COLD_TIMEOUT_S, Reward, Sample, Score
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
+from evolpo.rewards.service.waiting import as_they_come
 from evolpo.rewards.stack import RewardError
 from evolpo.rewards.values import plain_numbers
 
@@ -125,7 +126,7 @@ def _score_all(service: RewardService, reward: Reward, samples: Sequence[Sample]
             service.run(service.score(reward, [samples[index] for index in call])): call
             for call in _calls(reward, groups)
         }
-        for future in as_completed(asked):
+        for future in as_they_come(asked):
             scores.update(zip(asked[future], future.result(), strict=True))
             slow = time.perf_counter() - started > PROGRESS_AFTER_S
             progress.update(task, completed=len(scores), visible=slow)

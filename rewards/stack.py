@@ -16,6 +16,7 @@ from evolpo.rewards.fit import why_unfit
 from evolpo.rewards.registry import load_reward
 from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
+from evolpo.rewards.service.waiting import result_of
 from evolpo.rewards.stack_metrics import component_metrics, correlations
 from evolpo.rewards.unscored import Failure, RewardError, UnscoredResponses
 from evolpo.rl.data import Group, Prompt
@@ -104,7 +105,7 @@ class Scoring:
 
     def result(self, groups: Sequence[Group]) -> list[Group]:
         """What `RewardStack.score` returns or raises, for all groups that were added, in the order given."""
-        return self._stack.finish(groups, [self._futures[id(group)].result() for group in groups])
+        return self._stack.finish(groups, [result_of(self._futures[id(group)]) for group in groups])
 
 
 class RewardStack:
@@ -184,7 +185,7 @@ class RewardStack:
 
         Returns index of the component and first failure of those that failed; what a component says is of no matter.
         """
-        return self._service.run(self._failures_alone(group)).result()
+        return result_of(self._service.run(self._failures_alone(group)))
 
     def finish(self, groups: Sequence[Group], columns: Sequence[list[list[Score]]]) -> list[Group]:
         """Rewards, metrics and the check of what stayed unscored, from the scores of all groups of a step."""

@@ -29,6 +29,7 @@ from evolpo.rewards.base import FunctionReward, Reward, Sample, Score, finished_
 from evolpo.rewards.service.cache import ScoreCache
 from evolpo.rewards.service.config import ResourceConfig, ServiceConfig
 from evolpo.rewards.service.stats import RewardStats, StatsRecorder
+from evolpo.rewards.service.waiting import result_of
 from evolpo.rewards.service.workers import describe, hold_pool, release_pool
 from evolpo.rewards.unscored import RewardError
 from evolpo.rewards.values import score_of
@@ -118,7 +119,7 @@ class RewardService:
 
     def gather(self, futures: Iterable[Future[list[Score]]]) -> list[list[Score]]:
         """Wait for the answers of several requests, in the order of the futures."""
-        return [future.result() for future in futures]
+        return [result_of(future) for future in futures]
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine, which may await `score`, in the service's loop. Raises RuntimeError if that is closed."""

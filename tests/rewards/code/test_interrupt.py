@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import asyncio, signal, sys, threading
+import asyncio, signal, sys, threading, time
 from evolpo.rewards.code.reward import CodeTests
 from evolpo.rewards.testing import make_sample
 
@@ -24,7 +24,8 @@ if sys.argv[2] == "main":
     asyncio.run(score(samples))
 else:  # An event loop in a thread of its own, as rewards have it in training; nobody tells it to stop.
     threading.Thread(target=lambda: asyncio.run(score(samples)), daemon=True).start()
-    threading.Event().wait()
+    while True:
+        time.sleep(0.2)
 """
 PROGRAMS = {
     "works": "while True: pass",
