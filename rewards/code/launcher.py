@@ -64,7 +64,9 @@ class _Launcher:
                 [sys.executable, "-I", "-S", "-B", str(program), str(other.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
-                env={},  # It outlives whoever is killed with all that has his mark in its environment, to end the rest.
+                # No more than Python may need: it outlives whoever is killed with all that has his mark in its
+                # environment, to end the rest.
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
                 start_new_session=True,
             )
 
