@@ -1,17 +1,18 @@
-"""`evolpo bench frontend`: the front-end reward on honest pages, on copies made worse, and on pages that cheat."""
+"""`evolpo bench frontend`: the front-end reward on honest pages, on worse copies, on cheats, and what was asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evolpo import InputError
+from evolpo.recipes.bench.frontend_asked import CONSTANT, asked_pages, cheats
 from evolpo.recipes.bench.frontend_odd import odd_pages
-from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages
+from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages, page_prompts
 from evolpo.recipes.runs.checks import check_positive
 from evolpo.rewards import Sample, Score
 from evolpo.rewards.frontend.aesthetics import reference_percentiles
@@ -22,6 +23,18 @@ from evolpo.rl.logs.progress import Progress
 
 ATTEMPTS = 3
 """How often a page is scored in all if the browser, not the page, failed: a busy machine is not what is measured."""
+PARTS = ("honest", "degraded", "attacks", "odd", "asked")
+"""What is scored: honest pages, four worse copies of each, cheats, odd pages, and the prompts with checks."""
+PLAIN = "Write a page about gardens, tools and weather, with useful words and a button to go on."
+"""The prompt of the cheats that are made for no prompt of the data set; one of them hides these words."""
+
+
+class Task(NamedTuple):
+    """What is scored: a prompt, the page given to it, and its checks."""
+
+    prompt: str
+    html: str
+    checks: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass
@@ -30,6 +43,8 @@ class BenchFrontendConfig:
 
     pages: int = 0
     """Honest pages to use, the first by name; 0 uses all."""
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    """Some of honest, degraded, attacks, odd and asked; degraded and attacks are held against honest and asked."""
     deadline_s: float = 120.0
     """Seconds for exercising one page, without its wait for the browser."""
     percentiles: str = ""
@@ -41,6 +56,10 @@ class BenchFrontendConfig:
         """Check ranges."""
         if self.pages < 0:
             raise InputError(f"pages: {self.pages} is negative; give 0 for all")
+        if unknown := set(self.parts) - set(PARTS):
+            raise InputError(f"parts: {min(unknown)} is unknown; give some of {', '.join(PARTS)}")
+        if "degraded" in self.parts and "honest" not in self.parts:
+            raise InputError("parts: degraded copies are held against the honest pages; add honest")
         check_positive(self, "deadline_s")
 
 
@@ -52,6 +71,8 @@ def main(config: BenchFrontendConfig) -> None:
     print(f"seconds a page: median {report['seconds_p50']:.1f}, 95th percentile {report['seconds_p95']:.1f}")
     for name, attack in report["attacks"].items():
         print(f"{name}: {attack['score']}, worst honest page {attack['worst_honest']}")
+    for name, row in report["asked"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
     print(config.output)
 
 
@@ -63,18 +84,13 @@ def bench_frontend(config: BenchFrontendConfig) -> dict[str, Any]:
 
     Returns:
         `pairs`, `pairs_won`; `attacks`: name -> `score`, `worst_honest`; `share_won`: degradation -> share of its
-        pairs; `rows`: each pair with both scores and what each stage found; `honest_scores`: name -> score;
+        pairs; `rows`: each pair with both scores and what each stage found; `honest_scores`: name -> score; `asked`:
+        name of a prompt -> scores of its own page and of the constant page, with its checks and `unverified`;
         `honest`: number of honest pages, those of odd kinds included, and `rejected_honest`: of these that got 0;
         `seconds_p50`, `seconds_p95`: of the clock, a page, two at once; `failed` and `unscored`: name -> reason;
         `setting`.
     """
-    honest = honest_pages()
-    honest = dict(list(honest.items())[: config.pages or None])
-    pages = {("honest", name): html for name, html in honest.items()}
-    pages |= {(kind, name): worse(html) for kind, worse in DEGRADATIONS.items() for name, html in honest.items()}
-    pages |= {("attack", name): html for name, html in ATTACKS.items()}
-    pages |= {("odd", name): html for name, html in list(odd_pages().items())[: config.pages or None]}
-    scores = asyncio.run(_score_all(pages, config))
+    scores = asyncio.run(_score_all(tasks(config), config))
     report = figures(scores) | {"setting": {key: value for key, value in asdict(config).items() if key != "output"}}
     if config.percentiles:
         shots = [score.artifacts["screenshots"][1] for (kind, _), score in scores.items() if kind == "honest"]
@@ -85,40 +101,70 @@ def bench_frontend(config: BenchFrontendConfig) -> dict[str, Any]:
     return report
 
 
-async def _score_all(pages: Mapping[tuple[str, str], str], config: BenchFrontendConfig) -> dict[tuple[str, str], Score]:
+def tasks(config: BenchFrontendConfig) -> dict[tuple[str, str], Task]:
+    """What the chosen parts score: (kind, name) -> task."""
+    first, prompts, pages = config.pages or None, page_prompts(), honest_pages()
+    honest = {name: Task(prompts[name], html) for name, html in list(pages.items())[:first]}
+    found: dict[tuple[str, str], Task] = {}
+    if "honest" in config.parts:
+        found |= {("honest", name): task for name, task in honest.items()}
+    if "degraded" in config.parts:
+        for kind, worse in DEGRADATIONS.items():
+            found |= {(kind, name): Task(task.prompt, worse(task.html)) for name, task in honest.items()}
+    if "attacks" in config.parts:
+        found |= {("attack", name): Task(PLAIN, html) for name, html in ATTACKS.items()}
+        found |= {("attack", name): Task(*cheat) for name, cheat in list(cheats().items())[:first]}
+    if "odd" in config.parts:
+        found |= {("odd", name): Task(prompts[name], html) for name, html in list(odd_pages().items())[:first]}
+    if "asked" in config.parts:
+        for name, asked in list(asked_pages().items())[:first]:
+            for page, html in (("own", asked.html), ("constant", pages[CONSTANT])):
+                found["asked", f"{name}/{page}"] = Task(asked.prompt, html, asked.checks)
+                found["asked", f"{name}/{page}_unverified"] = Task(asked.prompt, html)
+    return found
+
+
+async def _score_all(
+    pages: Mapping[tuple[str, str], Task], config: BenchFrontendConfig
+) -> dict[tuple[str, str], Score]:
     reward = Frontend(deadline_s=config.deadline_s)
     slots = asyncio.Semaphore(MAX_PAGES)
     scores: dict[tuple[str, str], Score] = {}
     with Progress(len(pages), LoggerConfig()) as progress:
 
-        async def score(key: tuple[str, str], html: str) -> None:
+        async def score(key: tuple[str, str], task: Task) -> None:
             async with slots:
                 for _ in range(ATTEMPTS):
-                    [scores[key]] = await reward.score([_sample(html)])
+                    [scores[key]] = await reward.score([_sample(task)])
                     if not scores[key].unscored:
                         break
             progress.step(len(scores), {})
 
-        await asyncio.gather(*(score(key, html) for key, html in pages.items()))
+        await asyncio.gather(*(score(key, task) for key, task in pages.items()))
     return {key: scores[key] for key in pages}
 
 
-def _sample(html: str) -> Sample:
+def _sample(task: Task) -> Sample:
     return Sample(
-        prompt="Write a web page.",
-        text=f"```html\n{html}\n```",
+        prompt=task.prompt,
+        text=f"```html\n{task.html}\n```",
         answer=None,
         difficulty="",
-        metadata={},
-        token_count=len(html) // 4,
+        metadata={"checks": list(task.checks)},
+        token_count=len(task.html) // 4,
         truncated=False,
     )
 
 
 def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
-    """The report from (kind, name) -> score; kinds are `honest`, `odd`, `attack` and the degradations."""
+    """The report from (kind, name) -> score; kinds are `honest`, `odd`, `attack`, `asked` and the degradations.
+
+    The worst honest page is the worst of those without checks and of no odd kind.
+    """
     honest = {name: score for (kind, name), score in scores.items() if kind == "honest"}
-    worst = min((score.value for score in honest.values() if score.value is not None), default=None)
+    asked = {name: score for (kind, name), score in scores.items() if kind == "asked"}
+    modest = [score for name, score in asked.items() if name.endswith("/own_unverified")]
+    worst = min((score.value for score in [*honest.values(), *modest] if score.value is not None), default=None)
     rows = []
     for (kind, name), worse in scores.items():
         if kind in DEGRADATIONS:
@@ -143,6 +189,7 @@ def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
             for kind in kinds
         },
         "rows": rows,
+        "asked": _asked_table(asked),
         "honest": len(every_honest),
         "rejected_honest": sum(score.value == 0 for score in every_honest),
         "honest_scores": {name: score.value for (kind, name), score in scores.items() if kind in ("honest", "odd")},
@@ -151,6 +198,14 @@ def figures(scores: Mapping[tuple[str, str], Score]) -> dict[str, Any]:
         "failed": {f"{kind}/{name}": score.error for (kind, name), score in scores.items() if score.error},
         "unscored": {f"{kind}/{name}": score.error for (kind, name), score in scores.items() if score.unscored},
     }
+
+
+def _asked_table(asked: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
+    table: dict[str, dict[str, float | None]] = {}
+    for name, score in asked.items():
+        prompt, _, page = name.partition("/")
+        table.setdefault(prompt, {})[page] = score.value
+    return table
 
 
 def _stages(score: Score) -> dict[str, float]:

@@ -60,7 +60,7 @@ _INSTEAD: Mapping[str, frozenset[str]] = {
 
 _QUOTED = re.compile(r"[\"“„«']([^\"“”„«»'\n]{2,60})[\"”“»']")
 _CODE = re.compile(r"`[^`\n]*`")
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?")
+_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+(?:['’][^\W\d_]+)?")
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 
 
@@ -156,7 +156,7 @@ def _words(text: str) -> list[str]:
 
 def _stems(text: str) -> list[str]:
     """Stems of the words that name something, in order: no function words, no single letters."""
-    stems = [_stem(word) for word in _words(text) if len(word) > 1 or word.isdigit()]
+    stems = [_stem(word) for word in _words(text) if len(word) > 1]
     return [stem for stem in stems if stem not in _left_out()]
 
 

@@ -6,10 +6,12 @@ import pytest
 from html5lib import HTMLParser
 
 from evolpo import InputError
-from evolpo.recipes.bench.frontend import BenchFrontendConfig, bench_frontend, figures
+from evolpo.recipes.bench.frontend import BenchFrontendConfig, bench_frontend, figures, tasks
+from evolpo.recipes.bench.frontend_asked import asked_pages, cheats
 from evolpo.recipes.bench.frontend_odd import odd_pages
-from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages
+from evolpo.recipes.bench.frontend_pages import ATTACKS, DEGRADATIONS, honest_pages, page_prompts
 from evolpo.rewards import Score
+from evolpo.rewards.frontend.assertions import parse_checks
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.syntax import check_syntax
 
@@ -55,6 +57,34 @@ def test_odd_pages_are_many_and_parse():
         assert check_syntax(Page(html)).score == 1.0, name
 
 
+def test_every_page_has_a_prompt():
+    assert set(page_prompts()) == set(PAGES) | set(odd_pages())
+
+
+def test_prompts_with_checks_are_many_and_their_pages_parse():
+    asked = asked_pages()
+    assert len(asked) == 20
+    for name, one in asked.items():
+        assert check_syntax(Page(one.html)).score == 1.0, name
+        checks = parse_checks(one.checks)
+        assert len(checks) >= 2, name
+        assert any(check.steps for check in checks), name
+
+
+def test_cheats_are_many_different_and_parse():
+    pages = cheats()
+    assert len(pages) + len(ATTACKS) >= 60
+    assert len(set(pages.values())) == len(pages)
+    for name, (_, html) in pages.items():
+        assert check_syntax(Page(html)).passed, name
+
+
+def test_parts_are_what_is_scored():
+    kinds = [kind for kind, _ in tasks(BenchFrontendConfig(pages=1, parts=["asked", "attacks"]))]
+    assert (kinds.count("asked"), kinds.count("attack"), len(kinds)) == (4, len(ATTACKS) + 1, len(ATTACKS) + 5)
+    assert len(tasks(BenchFrontendConfig(parts=["asked"]))) == 80
+
+
 def test_degradations_of_a_page_worked_by_hand():
     head = '<head><link rel="stylesheet" href="a.css"></head>'
     html = f'<html>{head}<body><p style="x">1</p><button onclick="f()">Go</button>'
@@ -74,13 +104,17 @@ def test_figures_by_hand():
         ("dead_buttons", "a"): Score.model_fail("blank"),
         ("dead_buttons", "b"): Score.infra_error("no browser"),
         ("attack", "blank"): Score.model_fail("blank"),
+        ("asked", "x/own"): Score(0.9),
+        ("asked", "x/own_unverified"): Score(0.55),
+        ("asked", "x/constant_unverified"): Score(0.1),
         ("odd", "animated_c"): Score(0.7, elapsed_s=9.0),
         ("odd", "animated_d"): Score.model_fail("hangs"),
     }
     report = figures(scores)
     assert (report["pairs"], report["pairs_won"]) == (4, 2)
     assert report["share_won"] == {"without_css": 0.5, "dead_buttons": 0.5}
-    assert report["attacks"] == {"blank": {"score": 0.0, "worst_honest": 0.6}}
+    assert report["attacks"] == {"blank": {"score": 0.0, "worst_honest": 0.55}}
+    assert report["asked"] == {"x": {"own": 0.9, "own_unverified": 0.55, "constant_unverified": 0.1}}
     assert [row["won"] for row in report["rows"]] == [True, False, True, False]
     assert report["rows"][0]["stages"]["original"] == {"syntax": 1.0, "function": 0.9, "aesthetics": 0.5}
     assert report["unscored"] == {"dead_buttons/b": "no browser"}
@@ -91,7 +125,12 @@ def test_figures_by_hand():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"pages": -1}, "pages: -1 is negative"), ({"deadline_s": 0}, "deadline_s: 0 is not positive")],
+    [
+        ({"pages": -1}, "pages: -1 is negative"),
+        ({"parts": ["all"]}, "parts: all is unknown; give some of honest, degraded"),
+        ({"parts": ["degraded"]}, "parts: degraded copies are held against the honest pages; add honest"),
+        ({"deadline_s": 0}, "deadline_s: 0 is not positive"),
+    ],
 )
 def test_bad_fields(changes, message):
     with pytest.raises(InputError, match=message):
@@ -104,8 +143,11 @@ def test_one_page_with_the_real_browser(tmp_path):
     assert json.loads((tmp_path / "bench" / "frontend.json").read_text()) == report
     assert (report["pairs"], report["pairs_won"]) == (4, 4)
     assert report["unscored"] == {}
-    assert sorted(report["attacks"]) == sorted(ATTACKS)
+    assert len(report["attacks"]) == len(ATTACKS) + 1
     for attack in report["attacks"].values():
         assert attack["score"] < attack["worst_honest"]
+    [(_, row)] = report["asked"].items()
+    assert row["constant"] < row["own"]
+    assert row["constant_unverified"] < row["own_unverified"] <= 0.5 < row["own"]
     levels = json.loads((tmp_path / "percentiles.json").read_text())
     assert len(set(levels["contrast"])) == 1  # of a single page
