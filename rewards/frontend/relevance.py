@@ -24,7 +24,7 @@ NEARNESS_SHARE = 0.25
 FULL_NEARNESS = 0.4
 """Cosine from which on a page's text is near: honest pages have more to say than their prompts."""
 ALONE = 0.4
-"""What is left of the value of the words where the prompt asks for things to use, and none of them is there."""
+"""What is left of the value of the words where the prompt asks for other things too, and none of them is there."""
 OPERABLE = 2
 """Words of the prompt on working controls that are enough."""
 COPIED = 5
@@ -91,9 +91,9 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     """Nearness of a page to a prompt, 0 to 1; 1 for a prompt that names nothing.
 
     The words, `FULL_COVERAGE` of which are enough, make three quarters of it, the cosine of their counts a quarter.
-    Where the prompt asks for things to use, 60% of that depends on whether such things are there and whether
-    controls that work carry its words. A block of text that repeats or recites the prompt counts for nothing,
-    what it puts into quotation marks aside; words between backticks are names for programs and not looked for.
+    Where the prompt names kinds of things or asks for something to use, 60% of that depends on whether they are there
+    and whether controls that work carry its words. A block of text that repeats or recites the prompt counts for
+    nothing, what it puts into quotation marks aside; words between backticks are names for programs and not looked for.
 
     Args:
         prompt: what was asked for.
@@ -116,10 +116,12 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     named = _named_kinds(prompt)
     there = [kind for kind in named if kind in seen.kinds or _INSTEAD.get(kind, frozenset()) & seen.kinds]
     kinds, operable = len(there) / len(named) if named else 1.0, 1.0
+    things = [kinds] if named else []
     if _asks_for_use(prompt):
         carried = wanted & {stem for text in working for stem in _own_words(text, prompt, wanted)}
         operable = min(1.0, len(carried) / min(OPERABLE, len(wanted)))
-    value = text * (ALONE + (1 - ALONE) * (kinds + operable) / 2)
+        things.append(operable)
+    value = text * (ALONE + (1 - ALONE) * sum(things) / len(things) if things else 1.0)
     missing = (*sorted(wanted - found), *(f"a {kind}" for kind in named if kind not in there))
     return Relevance(value, coverage, nearness, kinds, operable, missing)
 

@@ -134,7 +134,7 @@ class Frontend:
             artifacts["aesthetics"] = dict(look.artifacts)
         if evidence is not None:
             return Score(value, metrics=metrics | {"evidence": evidence, "unverified": 0.0}, artifacts=artifacts)
-        near = _relevance(function, sample.prompt)
+        near = await asyncio.to_thread(_relevance, function, sample.prompt)
         artifacts |= {"unverified": _NOTE, "missing": near.missing}
         metrics |= near.metrics | {"unverified": 1.0}
         return Score(UNVERIFIED * near.value * value, metrics=metrics, artifacts=artifacts)

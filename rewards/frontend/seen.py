@@ -40,7 +40,10 @@ async def look(tab: Tab) -> Seen:
     painted there spans less than `MIN_INK` grey levels. Names, titles and descriptions that only machines read are no
     text.
     """
-    found = await tab.evaluate(script("seen.js"))
+    try:
+        found = await tab.evaluate(script("seen.js"))
+    except RuntimeError:  # What makes the reading fail is the page, and nobody can read it.
+        return Seen()
     height = max(1, min(int(found["height"]), MAX_HEIGHT))
     clip = {"x": 0, "y": 0, "width": VIEWPORT[0], "height": height, "scale": 1}
     shot = await tab.command("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": height > VIEWPORT[1]})

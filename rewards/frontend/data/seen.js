@@ -5,8 +5,21 @@
   const MIN_SIZE = 9; // CSS pixels of type below which nobody reads.
   const USABLE = "button, a[href], summary, label, select, textarea, input, [contenteditable=''], [contenteditable=true], " +
     "[role=button], [role=link], [role=tab], [role=menuitem], [role=switch], [role=checkbox], [role=radio], [role=option]";
-  const shown = (element) => element.checkVisibility({opacityProperty: true, visibilityProperty: true});
-  const above = (element) => element.assignedSlot ?? element.parentElement ?? element.getRootNode().host ?? null;
+  // Out of the prototypes: a form with a field called "matches" or "parentElement" has them in the place of its own.
+  const getter = (type, name) => {
+    const {get} = Object.getOwnPropertyDescriptor(type.prototype, name);
+    return (object) => get.call(object);
+  };
+  const method = (type, name) => (object, ...rest) => type.prototype[name].call(object, ...rest);
+  const [parentOf, bodyOf, rootOf] = [getter(Node, "parentElement"), getter(Document, "body"), getter(Document, "documentElement")];
+  const [slotOf, shadowOf, nameOf] = [getter(Element, "assignedSlot"), getter(Element, "shadowRoot"), getter(Element, "localName")];
+  const [matches, closest, boxOf] = ["matches", "closest", "getBoundingClientRect"].map((name) => method(Element, name));
+  const [visibility, treeOf, contains] = [method(Element, "checkVisibility"), method(Node, "getRootNode"), method(Node, "contains")];
+  const [pointIn, pointInShadow] = [method(Document, "elementFromPoint"), method(ShadowRoot, "elementFromPoint")];
+  const [body, root] = [bodyOf(document), rootOf(document)];
+
+  const shown = (element) => visibility(element, {opacityProperty: true, visibilityProperty: true});
+  const above = (element) => slotOf(element) ?? parentOf(element) ?? treeOf(element).host ?? null;
   const chain = function* (element) { for (let at = element; at; at = above(at)) yield at; };
   const alpha = (color) => {
     if (color === "transparent") return 0;
@@ -22,9 +35,9 @@
       const style = getComputedStyle(at);
       opacity *= parseFloat(style.opacity);
       if (style.clip !== "auto" && style.position === "absolute" || opacity < 0.3) return null;
-      if (at === document.body || at === document.documentElement || style.display === "inline") continue;
+      if (at === body || at === root || style.display === "inline") continue;
       if (style.overflowX === "visible" && style.overflowY === "visible") continue;
-      const edge = at.getBoundingClientRect();
+      const edge = boxOf(at);
       const scrolls = (how) => how === "auto" || how === "scroll";
       if (!scrolls(style.overflowX)) [left, right] = [Math.max(left, edge.left), Math.min(right, edge.right)];
       if (!scrolls(style.overflowY)) [top, bottom] = [Math.max(top, edge.top), Math.min(bottom, edge.bottom)];
@@ -39,20 +52,22 @@
   const covered = (element, box) => {
     const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
     if (x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) return false;
-    let top = document.elementFromPoint(x, y);
-    while (top?.shadowRoot?.elementFromPoint(x, y) && top.shadowRoot.elementFromPoint(x, y) !== top) {
-      top = top.shadowRoot.elementFromPoint(x, y);
+    let top = pointIn(document, x, y);
+    for (let inner = top; inner; ) {
+      top = inner;
+      inner = shadowOf(top) && pointInShadow(shadowOf(top), x, y);
+      if (inner === top) break;
     }
-    if (!top || getComputedStyle(element).pointerEvents === "none" || element.closest("label")) return false;
-    const label = top.closest("label");
-    return ![...chain(top)].includes(element) && ![...chain(element)].includes(top) && !label?.contains(element);
+    if (!top || getComputedStyle(element).pointerEvents === "none" || closest(element, "label")) return false;
+    const label = closest(top, "label");
+    return ![...chain(top)].includes(element) && ![...chain(element)].includes(top) && !(label && contains(label, element));
   };
 
   const readable = (element, rects) => {
     const style = getComputedStyle(element);
     const size = parseFloat(style.fontSize);
     if (!shown(element) || size < MIN_SIZE) return null;
-    const painted = style.backgroundClip.includes("text") || element.namespaceURI.endsWith("svg");
+    const painted = style.backgroundClip.includes("text") || element instanceof SVGElement;
     if (!painted && (alpha(style.color) < 0.3 || alpha(style.webkitTextFillColor) < 0.3)) return null;
     for (const rect of rects) {
       const box = rect.width > 1 && rect.height > 1 ? uncut(element, rect) : null;
@@ -61,11 +76,11 @@
     return null;
   };
 
-  const usable = (element) => element.closest(USABLE) ??
+  const usable = (element) => closest(element, USABLE) ??
     (getComputedStyle(element).cursor === "pointer" ? element : null);
   const block = (element) => {
     for (const at of chain(element)) {
-      if (at.matches(USABLE) || !getComputedStyle(at).display.startsWith("inline")) return at;
+      if (matches(at, USABLE) || !getComputedStyle(at).display.startsWith("inline")) return at;
     }
     return element;
   };
@@ -82,11 +97,11 @@
   const note = (element) => {
     const found = kindsOf(element);
     const fresh = found.filter((kind) => !kinds.has(kind));
-    if (fresh.length && uncut(element, element.getBoundingClientRect())) for (const kind of fresh) kinds.add(kind);
+    if (fresh.length && uncut(element, boxOf(element))) for (const kind of fresh) kinds.add(kind);
   };
   const kindsOf = (element) => {
     const kinds = new Set();
-    const is = (selector) => element.matches(selector);
+    const is = (selector) => matches(element, selector);
     if (is("button, [role=button], input[type=submit], input[type=button], input[type=reset]")) kinds.add("button");
     if (is("a[href]")) kinds.add("link");
     if (is("[role=tab]")) kinds.add("tab");
@@ -99,7 +114,7 @@
     if (is("input:not([type=checkbox], [type=radio], [type=range], [type=submit], [type=button], [type=hidden])")) {
       kinds.add("field");
     }
-    const box = element.getBoundingClientRect();
+    const box = boxOf(element);
     if (box.width * box.height >= 1000) {
       if (is("canvas, svg")) kinds.add("chart").add("picture");
       if (is("img, picture") || getComputedStyle(element).backgroundImage !== "none") kinds.add("picture");
@@ -110,29 +125,29 @@
   };
 
   let looked = 0;
-  const walk = (root) => {
-    const nodes = document.createTreeWalker(root, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+  const walk = (from) => {
+    const nodes = document.createTreeWalker(from, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
     const range = document.createRange();
     for (let node = nodes.nextNode(); node && looked++ < MAX_NODES; node = nodes.nextNode()) {
       if (node.nodeType === Node.ELEMENT_NODE) {
-        if (node.shadowRoot) walk(node.shadowRoot);
-        if (node.matches("script, style, template, noscript") || !shown(node)) continue;
+        if (shadowOf(node)) walk(shadowOf(node));
+        if (matches(node, "script, style, template, noscript") || !shown(node)) continue;
         note(node);
-        if (!node.matches("input, textarea, select")) continue;
+        if (!matches(node, "input, textarea, select")) continue;
         const kept = ["submit", "button", "reset"].includes(node.type) ? node.value : node.placeholder;
-        const text = node.localName === "select" ? [...node.options].map((one) => one.label).join(" ") : kept;
-        const box = text && !node.matches("[type=checkbox], [type=radio], [type=range], [type=hidden]") &&
-          readable(node, [node.getBoundingClientRect()]);
+        const text = nameOf(node) === "select" ? [...node.options].map((one) => one.label).join(" ") : kept;
+        const box = text && !matches(node, "[type=checkbox], [type=radio], [type=range], [type=hidden]") &&
+          readable(node, [boxOf(node)]);
         if (box) add(node, text, true, box);
         continue;
       }
       const element = node.parentElement;
-      if (!element || !node.data.trim() || element.closest("script, style, template, noscript, option, textarea")) continue;
+      if (!element || !node.data.trim() || closest(element, "script, style, template, noscript, option, textarea")) continue;
       range.selectNodeContents(node);
       const box = readable(element, range.getClientRects());
       if (box) add(block(element), node.data.replace(/\s+/g, " "), usable(element) !== null, box);
     }
   };
-  if (document.body) walk(document.body);
-  return {blocks: [...blocks.values()], kinds: [...kinds], height: document.documentElement.scrollHeight};
+  if (body) walk(body);
+  return {blocks: [...blocks.values()], kinds: [...kinds], height: root.scrollHeight};
 })()

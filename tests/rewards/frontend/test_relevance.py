@@ -72,7 +72,9 @@ HIDDEN = document("""<main><h1>Apples</h1><p id="p">Pears</p><button>Plums</butt
 <div style="position: absolute; inset: 0; background: #eee"></div></div>
 <p style="visibility: hidden">hidden19</p><p style="filter: opacity(0)">hidden20</p>
 <textarea style="opacity: 0">hidden21</textarea><select style="opacity: 0"><option>hidden22</option></select>
-<table><tr><td>Grapes</td></tr></table><p style="margin-top: 1500px">Below</p></main>""")
+<form><input name="parentElement" type="hidden"><input name="matches" type="hidden"><p>Cherries</p></form>
+<img name="body" alt="hidden23"><table><tr><td>Grapes</td></tr></table>
+<p style="margin-top: 1500px">Below</p></main>""")
 
 
 def test_only_what_can_be_read_is_seen():
@@ -82,7 +84,7 @@ def test_only_what_can_be_read_is_seen():
 
     seen = asyncio.run(shared_browser().run(work, 60))
     assert not [text for text in (*seen.texts, *seen.controls) if "hidden" in text]
-    assert seen.texts == ("Apples", "Pears", "Grapes", "Below")
+    assert seen.texts == ("Apples", "Pears", "Cherries", "Grapes", "Below")
     assert seen.controls == ("Plums", "Quince", "Medlar", "Figs")
     assert {"button", "field", "table"} <= seen.kinds
     assert not {"select", "slider", "chart"} & seen.kinds
