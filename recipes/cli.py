@@ -65,12 +65,13 @@ def run(arguments: list[str]) -> None:
 
     command = registered(name)
     sys.argv = [f"evolpo {name}", *command.words(rest)]
-    make_importable(Path.cwd())  # plugins beside the user
 
     @wraps(command.run)
     def job(config: Any) -> None:
         # Inside the job, so that hydra does not report a mistake in its own words first.
         with _mistakes_on_one_line():
+            # Plugins beside the user; only now, as hydra runs every `hydra_plugins` that it finds when it starts.
+            make_importable(Path.cwd())
             command.run(config)
 
     hydra.main(version_base=None, config_path="conf", config_name=command.config)(job)()

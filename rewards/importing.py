@@ -49,7 +49,7 @@ def import_attribute(path: str) -> Any:
         try:
             found = getattr(found, attribute)
         except AttributeError:
-            hint = _similar(attribute, found) or _of_python(module_name)
+            hint = _similar(attribute, found) or _of_others(module_name)
             raise ValueError(f"{module_name} has no attribute {attributes!r}{hint}") from None
         except KeyboardInterrupt:
             raise
@@ -81,11 +81,14 @@ def _similar(attribute: str, found: Any) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _of_python(name: str) -> str:
+def _of_others(name: str) -> str:
+    """Where a module is from that has the name which a file of the user may have, too."""
     top = name.partition(".")[0]
-    return (
-        f"; {top} is a module of Python itself, give your file another name" if top in sys.stdlib_module_names else ""
-    )
+    if top in sys.stdlib_module_names:
+        return f"; {top} is a module of Python itself, give your file another name"
+    if top != "evolpo" and _installed(name) and Path(f"{top}.py").exists():
+        return f"; {top} is an installed package, give your file another name"
+    return ""
 
 
 def _import_module(name: str, here: str) -> Any:

@@ -31,6 +31,7 @@ _NOTHING = re.compile(
 )
 _SPACE = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~|\\(?:thinspace|enspace|hspace\{[^{}]*\})|\s+")
 _LINES = re.compile(r"[\s,;]*\n[\s,;]*")
+_BRACED_SIGN = re.compile(r"\{([:=<>])\}")
 _BRACED_COMMA = re.compile(r"\{,\}|(?<=\d),(?:\\!|\\,)(?=\d)")
 _LETTERS = {
     r"\%": "%",
@@ -57,6 +58,9 @@ _NAMES = {
     "empty set": r"\emptyset",
 }
 _RENAMED = re.compile(r"\\(?:leq|geq|neq|vee|wedge|varnothing|infin)(?![A-Za-z])|\binfinity\b|\bempty set\b")
+_NO_SOLUTION = re.compile(
+    r"\\\{\s*\\\}|the \\emptyset|(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?", re.IGNORECASE
+)
 _STARRED = re.compile(r"(\*\*|\*|__)\s*(\S.*?\S|\S)\s*\1[.,;:!]?", re.DOTALL)
 _QUOTED = re.compile(r"([\"'])(.*)\1", re.DOTALL)
 _MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -70,7 +74,7 @@ def clean(answer: str) -> str:
     text = _unwrapped(text.translate(_SIGNS))
     if r"\begin" not in text:
         text = _LINES.sub(", ", text)
-    text = _BRACED_COMMA.sub(",", text)
+    text = _BRACED_SIGN.sub(r"\1", _BRACED_COMMA.sub(",", text))
     text = _NOTHING.sub("", text)
     for _ in range(_MAX_FONTS):
         text, count = _FONTS.subn(_without_font, text)
@@ -81,7 +85,8 @@ def clean(answer: str) -> str:
     text = _CIRC.sub(r"^\\circ ", _RENAMED.sub(lambda match: _NAMES[match.group()], text))
     text = _FRAC.sub(r"\\frac", _ROOT.sub(_root, _WORD_ROOT.sub(r"\\sqrt{\1}", text)))
     text = _SHORT_FRAC.sub(_short_fraction, text).replace("√", r"\sqrt ")
-    return _unwrapped(_SPACE.sub(" ", text.replace("**", "^")))
+    text = _unwrapped(_SPACE.sub(" ", text.replace("**", "^")))
+    return r"\emptyset" if _NO_SOLUTION.fullmatch(text) else text
 
 
 def _plain(character: str) -> str:

@@ -22,7 +22,7 @@ from evolpo.rewards.answers.notation import (
     word_list,
 )
 from evolpo.rewards.answers.numbers import Number, compound, read_number, same_number, tolerance
-from evolpo.rewards.answers.sentences import said, spellings
+from evolpo.rewards.answers.sentences import named_words, said, spellings
 from evolpo.rewards.answers.spelling import alike, named, respelled, with_marks
 from evolpo.rewards.answers.symbolic import TooLarge, roughly_equal, same_formula
 from evolpo.rewards.answers.units import known_unit
@@ -98,7 +98,8 @@ def _same(gold: str, given: str) -> bool:
         return _is_the_number(number, gold, given)
     if is_text(gold):
         words = word_list(gold)
-        return (as_words(gold) == as_words(given) != "") or (words is not None and words == word_list(given))
+        same = as_words(gold) == as_words(given) or as_words(named_words(gold)) == as_words(named_words(given))
+        return (same and as_words(named_words(given)) != "") or (words is not None and words == word_list(given))
     return _same_parts(gold, given)
 
 

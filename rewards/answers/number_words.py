@@ -14,14 +14,16 @@ _SMALL = {word: number for number, word in enumerate(_UNITS.split())}
 _ROUND = {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
 _LARGE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _DENOMINATORS = {word: number for number, word in enumerate(_PARTS.split(), start=2)} | {"fourth": 4, "halve": 2}
-_MAX_WORDS = 16
+MAX_NUMBER_WORDS = 16
 
 
 def number_in_words(text: str) -> Fraction | None:
     """The number that English words say, such as `thirty-four`, `two hundred and five`, `two thirds`; None if none."""
     words = text.casefold().replace("-", " ").split()
-    if not 0 < len(words) <= _MAX_WORDS:
+    if not 0 < len(words) <= MAX_NUMBER_WORDS:
         return None
+    if words == ["half"]:
+        return Fraction(1, 2)
     if len(words) > 1 and (parts := _DENOMINATORS.get(words[-1].removesuffix("s"))):
         count = 1 if words[:-1] in (["a"], ["an"]) else _whole(words[:-1])
         return None if count is None or (count == 1) == words[-1].endswith("s") else Fraction(count, parts)

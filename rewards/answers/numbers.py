@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from evolpo.rewards.answers.number_words import number_in_words
+from evolpo.rewards.answers.number_words import MAX_NUMBER_WORDS, number_in_words
 from evolpo.rewards.answers.units import Unit, contrary_units, known_unit
 
 MAX_DIGITS = 1_000
@@ -105,8 +105,8 @@ def read_number(text: str, answer: bool = False) -> Number | None:
         answer: it is compared with a number: a comma may be a decimal one (`3,14`), and a single letter directly behind
             the digits a unit (`5m`). In a reference they are a list and a product.
     """
-    if answer and text[:1].isalpha() and (words := number_in_words(text)) is not None:
-        return Number(words)
+    if answer and text[:1].isalpha() and (said := _in_words(text)) is not None:
+        return said
     head = _HEAD.match(text)
     assert head is not None
     found = _NUMBER.match(text, head.end())
@@ -130,7 +130,7 @@ def read_number(text: str, answer: bool = False) -> Number | None:
         rest = rest[letter.end() :]
         number = Number(number.value * _LETTERS[letter.group(1)], number.decimals, number.digits)
     percent = _PERCENT.match(rest)
-    unit = _unit_of(rest[percent.end() :] if percent else rest, found, answer)
+    unit = _unit_of(rest[percent.end() :] if percent else rest, bool(found["digits"]), answer)
     if unit is None or (
         unit and head["currency"] and (known := known_unit(unit)) and known != known_unit(head["currency"])
     ):
@@ -153,14 +153,32 @@ def compound(text: str) -> Number | None:
     return Number(total / factors[-1], unit=parts[-1][1])
 
 
-def _unit_of(rest: str, found: re.Match[str], answer: bool) -> str | None:
+def _in_words(text: str) -> Number | None:
+    """The number that words say, and the thing that is counted: `thirty-four apples`."""
+    words = text.split()[: MAX_NUMBER_WORDS + _MAX_UNIT_WORDS]
+    for count in range(len(words), 0, -1):
+        value = number_in_words(" ".join(words[:count]))
+        if value is not None:
+            if words[count : count + 1] and (dozens := LARGE.get(words[count].casefold())):
+                value, count = value * dozens, count + 1
+            rest = words[count:]
+            counted = any(number_in_words(word) is not None or word.casefold() in LARGE for word in rest)
+            unit = None if counted else _unit_of(text.removeprefix(" ".join(words[:count])), True, True)
+            return None if unit is None else Number(value, unit=unit)
+    return None
+
+
+def _unit_of(rest: str, digits: bool, answer: bool) -> str | None:
     """The unit that follows, empty if nothing does, None if what follows is none."""
     if not rest.strip() or _ORDINAL.fullmatch(rest):
         return ""
     if len(rest) > _MAX_UNIT_CHARACTERS or not _UNIT.fullmatch(rest.rstrip()):
         return None
     words = re.findall(r"[A-Za-z]+", rest)
-    if len(words) > _MAX_UNIT_WORDS or any(word.lower() in _NOT_IN_UNITS for word in words):
+    lower = [word.lower() for word in words]
+    if lower[:1] == ["more"] and len(lower) > 1 and lower[1] != "than":  # 12 more apples are 12 apples.
+        lower = lower[1:]
+    if len(words) > _MAX_UNIT_WORDS or not _NOT_IN_UNITS.isdisjoint(lower):
         return None
     unit = rest.strip(" -")
     letters = re.sub(r"\^.*", "", unit)
@@ -168,7 +186,7 @@ def _unit_of(rest: str, found: re.Match[str], answer: bool) -> str | None:
         return None
     if rest[0].isalpha() and len(letters) <= 3 and letters.isalpha() and known_unit(unit) is None:
         return None  # 2xy, 3ab: a product.
-    if rest[0].isalpha() and not answer and len(letters) <= 2 and found["digits"] is None:
+    if rest[0].isalpha() and not answer and len(letters) <= 2 and not digits:
         return None
     return unit
 

@@ -16,13 +16,18 @@ _SUBJECT = (
     rf"(?:{_NOUN})(?: (?:of|for) (?P<of>{_NAME}(?: {_NAME}){{0,4}}))?|it|this|that|there|\$?[A-Za-z]\$?"
 )
 _THEN = re.compile(r"(?:so|thus|hence|therefore|then|finally|in total|altogether),?\s+", re.IGNORECASE)
+_ARROWS = re.compile(
+    r"(?:(?:\\(?:therefore|Rightarrow|Longrightarrow|rightarrow|longrightarrow|implies|to)(?![A-Za-z])"
+    r"|[∴⇒⟹→]|[=-]>)\s*)+"
+)
 _FORMULA = r"(?=[-+$\d\\(.]|[A-Za-z] ?=)"
-_LEAD = re.compile(
+_STATES = (
     rf"(?:(?:{_SUBJECT})(?: is| are|'s| equals| is equal to| will be| must be| comes to)"
     rf"|(?:I|we|you|one)(?: finally)? (?:get|got|obtain|find|found|have|conclude|computed?|calculated?)s?(?: that)?"
-    rf"(?: {_NAME} (?:is|equals))?):?\s+{_FORMULA}",
-    re.IGNORECASE,
+    rf"(?: {_NAME} (?:is|equals))?):?\s+"
 )
+_LEAD = re.compile(_STATES + _FORMULA, re.IGNORECASE)
+_WORDS_LEAD = re.compile(rf"(?:{_THEN.pattern})?(?:{_STATES})?(?:(?:on|in|at)\s+)?", re.IGNORECASE)
 _STARTS = re.compile(_FORMULA)
 _CLOSE = re.compile(r"\s+is (?:the|my|our) (?:final |correct )?answer$", re.IGNORECASE)
 _REMARK = re.compile(r"\s\((?:in total|total|altogether|overall|approximately|approx\.?|exactly|exact|units?)\)$", re.I)
@@ -47,6 +52,8 @@ def said(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         return text
     text = _REMARK.sub("", _CLOSE.sub("", text))
+    if arrows := _ARROWS.match(text):
+        text = text[arrows.end() :]
     then = _THEN.match(text)
     rest = text[then.end() :] if then else text
     if (lead := _LEAD.match(rest)) and _WORK.isdisjoint((lead["of"] or "").casefold().split()):
@@ -55,6 +62,14 @@ def said(text: str) -> str:
         return text
     found = _DOLLARS.fullmatch(rest)
     return found[1].strip() if found else rest
+
+
+def named_words(text: str) -> str:
+    """The words that a cleaned answer names: `Monday` in `It is on Monday`, `even` in `The number is even`."""
+    if len(text) > MAX_CHARACTERS:
+        return text
+    lead = _WORDS_LEAD.match(text)
+    return text[lead.end() :] if lead and _WORK.isdisjoint((lead["of"] or "").casefold().split()) else text
 
 
 def spellings(text: str) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Files beside the user: found, but never in place of Python's own modules."""
+"""Files beside the user: found, but never in place of Python's own modules, and of packages."""
 
 import os
 import subprocess
@@ -33,11 +33,26 @@ def test_a_file_named_like_a_module_of_python_breaks_nothing(tmp_path):
     assert "code has no attribute 'kind'; code is a module of Python itself, give your file another name" in done.stderr
 
 
-def test_a_folder_stands_behind_python_and_before_packages(monkeypatch, tmp_path):
+def test_a_file_named_like_a_package_is_not_run(tmp_path):
+    """A folder that somebody got with some data."""
+    (tmp_path / "r.jsonl").write_text(LINE)
+    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "hydra_plugins").mkdir()
+    files = [f"{name}.py" for name in ("numpy", "psutil", "pyseccomp", "yaml", "sympy", "omegaconf", "sitecustomize")]
+    for name in (*files, "hydra_plugins/__init__.py", "hydra_plugins/more.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()\n")
+    for use in ("mine:kind", "math"):
+        done = score(tmp_path, use)
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+    done = score(tmp_path, "yaml:kind")
+    assert done.returncode == 2
+    assert "yaml has no attribute 'kind'; yaml is an installed package, give your file another name" in done.stderr
+
+
+def test_a_folder_stands_behind_all(monkeypatch, tmp_path):
     library = str(Path(os.__file__).parent)
     packages = f"{library}/site-packages"
-    monkeypatch.setattr(sys, "path", ["", "/given", library, f"{library}/lib-dynload", packages, "/behind"])
+    monkeypatch.setattr(sys, "path", ["", "/given", library, str(tmp_path), packages, "/behind"])
     make_importable(tmp_path)
-    assert sys.path == ["/given", library, f"{library}/lib-dynload", str(tmp_path), packages, "/behind"]
-    make_importable(tmp_path)
-    assert sys.path.count(str(tmp_path)) == 1
+    assert sys.path == ["/given", library, packages, "/behind", str(tmp_path)]
