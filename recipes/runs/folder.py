@@ -152,7 +152,7 @@ def read_start(run: Path) -> dict[str, Any]:
     try:
         found = read_object(file)
         own = found.pop(SUM, None)
-        if found.keys() - _STARTED or own not in (None, own_sum(found)):
+        if found.keys() - _STARTED or own != own_sum(found):
             raise DamagedError(file, "is not what was written (its checksum differs)")
     except DamagedError as error:
         mend = "delete it, and the run goes on from the directory that you are in"

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -88,7 +89,10 @@ def check_metrics(path: Path, written: Mapping[str, Any] | None) -> None:
     content = read_bytes(path)
     if written is not None and hashlib.sha256(content[: written["bytes"]]).hexdigest() != written["sha256"]:
         raise DamagedError(path, "is not what was written before the checkpoint (its checksum differs)")
-    _records(path, content)
+    steps = [record["step"] for record in _records(path, content)]
+    for number, (before, step) in enumerate(pairwise(steps), start=2):
+        if step <= before:
+            raise DamagedError(path, f"is damaged: line {number} is of step {step}, after one of step {before}")
 
 
 def _record(step: int, metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -91,6 +91,20 @@ def test_a_bit_anywhere_in_how_a_run_was_started(small_run: Path, capsys: pytest
         file.write_bytes(content)
 
 
+@pytest.mark.parametrize("name", BEGUN_ANEW)
+def test_what_reads_well_and_was_never_written(small_run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Lines of a log twice; a start that says nothing of its checksum, and so of the configuration."""
+    file = small_run / name
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content * 2 if name == "metrics.jsonl" else b'{"directory": "/"}')
+        code, out, err = command(capsys, "sft", f"resume={small_run}", "steps=3")
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert name in err
+    finally:
+        file.write_bytes(content)
+
+
 def test_models_of_a_damaged_run_are_named_by_whoever_reads_them(
     small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
