@@ -14,7 +14,7 @@ from evolpo.rollout.data.messages import Message, as_messages, transcript, witho
 RESPONSES = ("response", "text", "completion", "output")
 """Columns that may hold the response; the first that a row has does."""
 COLUMNS = (
-    *("prompt", "response", "text", "answer", "difficulty", "metadata", "group"),
+    *("prompt", "response", "text", "answer", "difficulty", "group"),
     *("token_count", "token_ids", "truncated", "failures"),
 )
 """Columns that do not go into the metadata."""
@@ -84,13 +84,14 @@ def _last_words(turns: tuple[Message, ...]) -> str | None:
 
 def _sample(row: dict[str, Any]) -> Sample:
     others = {name: value for name, value in row.items() if name not in COLUMNS}
+    inner = others.pop("metadata", {})
     token_ids = tuple(row.get("token_ids", ()))
     return Sample(
         prompt=row["prompt"],
         text=row["response"],
         answer=row.get("answer"),
         difficulty=str(row.get("difficulty") or ""),
-        metadata=others | row.get("metadata", {}),
+        metadata={**inner, **others},
         token_count=row.get("token_count") or len(token_ids) or len(row["response"].split()),
         truncated=row.get("truncated", False),
         token_ids=token_ids,

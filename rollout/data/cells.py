@@ -67,6 +67,16 @@ def names_of(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def opened(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns, and beside them what an object in a column `metadata` holds, as `evolpo score` reads it.
+
+    A column goes before a field of the same name.
+    """
+    inner = columns.get("metadata")
+    inner = parsed(inner) if isinstance(inner, str) else inner
+    return {**inner, **columns} if isinstance(inner, Mapping) else dict(columns)
+
+
 def parsed(text: str) -> Any:
     """The JSON value of a text, the text itself if it is none."""
     try:

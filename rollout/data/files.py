@@ -309,27 +309,25 @@ def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
     semicolons = header.count(";") > header.count(",") and _format_of(file) == ".csv"
     delimiter = "\t" if _format_of(file) == ".tsv" else ";" if semicolons else ","
     rows = csv.reader(chain([header], text), delimiter=delimiter, strict=True)  # a name may be of several lines
+    begun = 1
     try:
         names = next(rows, [])
-    except csv.Error as error:
-        raise ValueError(f"line {rows.line_num}: {error}") from error
-    if not names:
-        return
-    if twice := [name for name, count in Counter(names).items() if count > 1 and name.strip()]:
-        raise ValueError(f"the header has {twice[0]!r} twice; rename one of them")
-    try:
+        if twice := [name for name, count in Counter(names).items() if count > 1 and name.strip()]:
+            raise ValueError(f"the header has {twice[0]!r} twice; rename one of them")
+        begun = rows.line_num + 1
         for row in rows:
+            place = f"line {begun}"
+            begun = rows.line_num + 1
             if not row:
                 continue
-            place = f"{file} line {rows.line_num}"
             if len(row) > len(names):
-                raise ValueError(f"line {rows.line_num} has {len(row)} cells for {len(names)} columns")
+                raise ValueError(f"{place} has {len(row)} cells for {len(names)} columns")
             if names.count("") > 1 and (lost := [c for n, c in zip(names, row, strict=False) if not n and c.strip()]):
-                line = f"line {rows.line_num}"
-                raise ValueError(f"{line}: {lost[0][:40]!r} stands below no name; name the column")
-            yield place, dict.fromkeys(names) | dict(zip(names, row, strict=False))
+                raise ValueError(f"{place}: {lost[0][:40]!r} stands below no name; name the column")
+            yield f"{file} {place}", dict.fromkeys(names) | dict(zip(names, row, strict=False))
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num}: {error}") from error
+        why = "a cell that begins with a quote does not end with one; double the quotes that are meant as such"
+        raise ValueError(f"line {begun}: {why}; {error} in line {rows.line_num}") from error
 
 
 def _arrow_rows(file: Path, start: bytes) -> Iterator[Placed]:

@@ -15,6 +15,7 @@ COLUMN_EACH = (
     ("opa", "opb", "opc", "opd", "ope"),
     ("option_a", "option_b", "option_c", "option_d", "option_e"),
     ("option1", "option2", "option3", "option4", "option5"),
+    ("choice1", "choice2", "choice3", "choice4", "choice5"),
     ("sol1", "sol2"),
 )
 """Columns that hold an option each; at least the first two are there."""

@@ -55,9 +55,21 @@ class Preset:
 
 
 _SYSTEM = ("system", "system_prompt")
-_PASSAGES = ("passage", "context", "article", "paragraph")
+_PASSAGES = ("passage", "context", "article", "paragraph", "body", "premise")
 _ASKING = ("columns", "choices", "gsm8k")
 """Presets of questions, which may be asked about a passage."""
+_CHOOSING = (
+    "question",
+    "question_stem",
+    "prompt",
+    "problem",
+    "query",
+    "messages",
+    "instruction",
+    "input",
+    "text",
+    "goal",
+)
 _PROMPTS = ("prompt", "problem", "question", "query", "messages", "conversations", "instruction", "input", "text")
 
 PRESETS: Mapping[str, Preset] = {
@@ -81,8 +93,8 @@ PRESETS: Mapping[str, Preset] = {
         ("answer",),
     ),
     "choices": Preset(
-        (("question", "question_stem", *_PROMPTS),),
-        ("question", "question_stem", "prompt", "problem", "query", "messages", "instruction", "input", "text", "goal"),
+        ((*_CHOOSING,),),
+        _CHOOSING,
         ANSWERS,
     ),
     "gsm8k": Preset((("question",), ("answer",)), ("question",), ("answer",), answer_pattern="####"),
@@ -96,8 +108,18 @@ PRESETS: Mapping[str, Preset] = {
         (_PROMPTS,),
         _PROMPTS,
         (
-            *("answer", "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold_answer"),
-            *("solution", "label", "target", "verification_info.ground_truth", "answers.text", "answers_spans.spans"),
+            *("answer.aliases", "answer", "ground_truth", "final_answer", "expected_answer", "reference_answer"),
+            *(
+                "gold_answer",
+                "correct_answer",
+                "golden_answers",
+                "solution",
+                "label",
+                "target",
+                "verification_info.ground_truth",
+                "answers.text",
+                "answers_spans.spans",
+            ),
         ),
     ),
 }
@@ -134,21 +156,30 @@ def ends_with_hashes(answers: Sequence[Any]) -> bool:
 def columns_of(preset: str, row: Mapping[str, Any]) -> Columns:
     """What each column of a row is by a preset; see `recognised` for the row."""
     known = PRESETS[preset]
+    prompt = _first(row, known.prompt)
     return Columns(
         preset,
-        prompt=_first(row, known.prompt),
+        prompt=prompt,
         answer=_first(row, known.answer),
         system=next((name for name in _SYSTEM if isinstance(row.get(name), str)), None),
         tools="tools" if _looks_like_tools(row.get("tools")) else None,
         task=_first(row, known.task),
         further=_first(row, known.further),
-        passage=_passage(row) if preset in _ASKING else None,
+        passage=_passage(row, prompt) if preset in _ASKING else None,
         answer_pattern=known.answer_pattern,
     )
 
 
-def _passage(row: Mapping[str, Any]) -> str | None:
-    return next((name for name in _PASSAGES if isinstance(row.get(name), str) and row[name].strip()), None)
+def passage_text(value: Any) -> str | None:
+    """The text of a passage, or of a list of them; None for what is neither."""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = "\n\n".join(value)
+    return value.strip() if isinstance(value, str) else None
+
+
+def _passage(row: Mapping[str, Any], prompt: str | None) -> str | None:
+    found = _first(row, _PASSAGES)
+    return found if found is not None and found != prompt and passage_text(row[found]) != "" else None
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:

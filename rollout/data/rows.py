@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from evolpo import InputError
 from evolpo.rl.data import LENGTH_ALPHA, Answer
 from evolpo.rollout.data.answers import HASHES, extracted, plain
-from evolpo.rollout.data.cells import MISSING, cell, check_prompt, check_row, column, names_of
+from evolpo.rollout.data.cells import MISSING, cell, check_prompt, check_row, column, names_of, opened
 from evolpo.rollout.data.code import has_tests, holds_tests, with_what_tests_call
 from evolpo.rollout.data.files import Placed
 from evolpo.rollout.data.messages import (
@@ -23,7 +23,16 @@ from evolpo.rollout.data.messages import (
     without_reply,
 )
 from evolpo.rollout.data.options import letter_of, options_of, with_options
-from evolpo.rollout.data.presets import AUTO, GSM8K, PRESETS, Columns, columns_of, ends_with_hashes, recognised
+from evolpo.rollout.data.presets import (
+    AUTO,
+    GSM8K,
+    PRESETS,
+    Columns,
+    columns_of,
+    ends_with_hashes,
+    passage_text,
+    recognised,
+)
 from evolpo.rollout.data.problem import Problem, problem_id, row_key
 
 
@@ -140,7 +149,7 @@ class Reader:
         system = self._system(row, place, messages)
         if messages and system and system_of(messages) is None:
             messages = ({"role": "system", "content": system}, *messages)
-        metadata = {name: value for name, value in row.items() if name not in self._used()}
+        metadata = opened({name: value for name, value in row.items() if name not in self._used()})
         if LENGTH_ALPHA in metadata:
             message = (
                 f"column {LENGTH_ALPHA!r} would go before the strength that the reward `length` is given; rename it"
@@ -198,13 +207,19 @@ class Reader:
         if name is None or name == self.columns.prompt:
             return text
         value = column(row, name, place, field) if self.options.passage_column else row.get(name)
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"{field}: {place}: column {name!r} holds a {type(value).__name__}; it must hold text")
-        if not value or not value.strip() or value.strip() in text:
+        passage = "" if value is None else passage_text(value)
+        if passage is None:
+            kind = f"a {type(value).__name__}"
+            if self.options.passage_column:
+                raise InputError(
+                    f"{field}: {place}: column {name!r} holds {kind}; it must hold text, or a list of texts"
+                )
+            self._count(f"rows have {kind} in column {name!r}, which the model does not see", place)
+        if not passage or passage in text:
             return text
-        check_prompt(value, name, place, self.where)
+        check_prompt(passage, name, place, self.where)
         self._count(f"questions stand below what column {name!r} of their row holds")
-        return f"{value}\n\n{text}"
+        return f"{passage}\n\n{text}"
 
     def _options(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
         found = options_of(row)

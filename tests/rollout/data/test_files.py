@@ -174,7 +174,18 @@ def test_of_a_folder_with_several_splits_one_is_read(tmp_path):
         ("rows.json", b'[{"a": 1}, 2]', r"path: .*rows\.json item 2: a int, not an object"),
         ("rows.json", b'{\n"a": [{"b": 1}], "c": [{"b": 1}]}', r"one object that holds 2 lists of rows \(a, c\)"),
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells for 2 columns"),
-        ("rows.csv", b'a,b\n1,"2\n', r"path: cannot read .*line 2: unexpected end of data"),
+        (
+            "rows.csv",
+            b'a,b\n1,"2\n',
+            r"path: cannot read .*line 2: a cell that begins .*; unexpected end of data in line 2",
+        ),
+        (
+            "rows.tsv",
+            b'a\tb\n1\t2\n"3\t4\n5\t6\n7\t8\n',
+            r"line 3: a cell that begins with a quote does not end with one",
+        ),
+        ("rows.tsv", b'a\tb\n"Yes" he said\t4\n', r"line 2: a cell that begins with a quote does not end with one"),
+        ("rows.csv", b'a,b\n"x\ny",2\n1,2,3\n', r"line 4 has 3 cells for 2 columns"),
         ("rows.jsonl", b"[" * 100_000, r"not valid JSON"),
         (
             "rows.jsonl",

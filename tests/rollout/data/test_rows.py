@@ -161,6 +161,30 @@ SHAPES = {
         {"article": "4 5 6 7", "question": "Sum?", "options": ["4", "5", "6", "7"], "answer": "B"},
         ("choices", "4 5 6 7\n\nSum?\nA. 4\nB. 5\nC. 6\nD. 7", "B", ""),
     ),
+    "SVAMP": (
+        {"Body": "Tom has 2 and gets 3.", "Question": "How many?", "Equation": "( 2 + 3 )", "Answer": "5.0"},
+        ("columns", "Tom has 2 and gets 3.\n\nHow many?", "5.0", ""),
+    ),
+    "COPA": (
+        {"premise": "He fell.", "choice1": "It was wet.", "choice2": "He ran.", "question": "cause", "label": 0},
+        ("choices", "He fell.\n\ncause\nA. It was wet.\nB. He ran.", "A", ""),
+    ),
+    "PIQA": (
+        {"goal": "Cut paper.", "sol1": "Use scissors.", "sol2": "Use soup.", "label": 0},
+        ("choices", "Cut paper.\nA. Use scissors.\nB. Use soup.", "A", ""),
+    ),
+    "TriviaQA": (
+        {"question": "Who?", "answer": {"value": "Bob", "aliases": ["Bob", "Robert"], "normalized_value": "bob"}},
+        ("columns", "Who?", ["Bob", "Robert"], ""),
+    ),
+    "FlashRAG": (
+        {"id": "1", "question": "Who?", "golden_answers": ["Bob", "Robert"]},
+        ("columns", "Who?", ["Bob", "Robert"], ""),
+    ),
+    "passages in a list": (
+        {"context": ["2 and 3.", "Add."], "question": "Sum?", "answer": 5},
+        ("columns", "2 and 3.\n\nAdd.\n\nSum?", 5, ""),
+    ),
     "a passage that the question has": (
         {"context": "2 and 3.", "question": "2 and 3. Sum?", "answer": 5},
         ("columns", "2 and 3. Sum?", 5, ""),
@@ -197,6 +221,21 @@ def test_passages_are_said_and_can_be_left_out_or_named(tmp_path):
     assert load(tmp_path, row, passage_column="hint")[0].text == "Add.\n\nSum?"
     with pytest.raises(InputError, match=r"passage_column: .* column 'answer' holds a int; it must hold text"):
         load(tmp_path, row, passage_column="answer")
+
+
+def test_a_passage_that_is_no_text_is_said(tmp_path):
+    row = {"question": "Who?", "answer": "Bob", "context": {"title": ["A"], "sentences": [["Bob is."]]}}
+    notes = []
+    assert load(tmp_path, row, notes=notes)[0].text == "Who?"
+    assert any("1 rows have a dict in column 'context', which the model does not see, first" in one for one in notes)
+
+
+def test_fields_of_a_column_metadata_stand_among_the_metadata(tmp_path):
+    row = {"prompt": "p", "answer": "1", "kind": "a", "metadata": {"kind": "b", "level": 3}}
+    for given in (row, row | {"metadata": json.dumps(row["metadata"])}):
+        [problem] = load(tmp_path, given)
+        assert problem.metadata == {"kind": "a", "level": 3, "metadata": given["metadata"]}
+    assert load(tmp_path, {"prompt": "p", "metadata": "{}"})[0].metadata == {"metadata": "{}"}
 
 
 def test_headings_are_no_answers(tmp_path):
