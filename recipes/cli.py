@@ -110,7 +110,7 @@ def _mistakes_on_one_line() -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
     from safetensors import SafetensorError
 
-    from evolpo.recipes.runs.stop import Terminated, leave
+    from evolpo.recipes.runs.stop import INTERRUPTED, Terminated, leave
     from evolpo.rewards.stack import RewardError
     from evolpo.rl.checkpoint import CheckpointError
 
@@ -134,9 +134,9 @@ def _mistakes_on_one_line() -> Iterator[None]:
     except MemoryError:
         sys.exit(_fail("memory is not enough for what the configuration asks; lower its sizes", 2))
     except Terminated as end:
-        leave(end)
+        leave(str(end))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; resume=FOLDER goes on (evolpo compare: the same command)", 130))
+        leave("interrupted; resume=FOLDER goes on (evolpo compare: the same command)", INTERRUPTED)
 
 
 def _full_disk(error: Exception) -> str | None:

@@ -19,19 +19,26 @@ from typing import Any, NoReturn, Protocol, Self, TypeVar
 Result = TypeVar("Result")
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM has ended."""
+INTERRUPTED = 128 + signal.SIGINT
+"""The same for Ctrl-C."""
 
 
 class Terminated(BaseException):
     """The run has been asked to end; the message is for its user. No `except Exception` may hold it up."""
 
 
-def leave(end: Terminated) -> NoReturn:
-    """Say how the run goes on and end the process at once: what hangs, such as a reward, must not hold it."""
+def leave(message: str, code: int = TERMINATED) -> NoReturn:
+    """Say how the run goes on and end the process at once, with all that its rewards have started.
+
+    What hangs, such as a reward, must not hold it; nor what libraries tidy up, which takes vLLM many seconds.
+    """
     if os.environ.get("RANK", "0") == "0":
-        print(f"evolpo: {end}", file=sys.stderr)
+        print(f"evolpo: {message}", file=sys.stderr)
+    if ending := sys.modules.get("evolpo.rewards.ending"):  # Else nothing was started, and rewards take long to load.
+        ending.end_all()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(TERMINATED)
+    os._exit(code)
 
 
 class _Ranks(Protocol):

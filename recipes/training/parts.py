@@ -114,4 +114,4 @@ def saving_at_the_end(parts: Parts) -> Iterator[None]:
         if parts.writer is not None:
             parts.writer.close()
         parts.progress.close()
-        leave(Terminated(parts.stop.message(parts.saved)))  # what would be closed else waits for rewards that hang
+        leave(parts.stop.message(parts.saved))  # what would be closed else waits for rewards that hang

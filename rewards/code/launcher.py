@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evolpo.rewards.code.launcher_process import MAX_DESCRIPTORS, MAX_REQUEST
+from evolpo.rewards.ending import at_end
 
 __all__ = ["launch"]
 
@@ -118,4 +118,4 @@ def _exit() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(_exit)
+at_end(_exit)

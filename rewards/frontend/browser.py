@@ -8,7 +8,6 @@ load, and a page that waits for time to pass in a busy loop waits for ever.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evolpo import InputError
+from evolpo.rewards.ending import at_end
 from evolpo.rewards.frontend import tab as tab_module
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.tab import PageHangError, ProcessTime, Tab, script
@@ -216,4 +216,4 @@ def close_shared_browser() -> None:
         browser.close()
 
 
-atexit.register(close_shared_browser)
+at_end(close_shared_browser)

@@ -8,7 +8,6 @@ nobody trusts.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import pickle
@@ -20,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from evolpo.rewards.ending import at_end
 from evolpo.rewards.service.calls import (
     Blocked,
     Calls,
@@ -462,4 +462,4 @@ def close_shared_pool() -> None:
         pool.close()
 
 
-atexit.register(close_shared_pool)
+at_end(close_shared_pool)
