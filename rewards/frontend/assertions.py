@@ -16,7 +16,7 @@ from typing import Any
 from evolpo import InputError
 from evolpo.rewards.frontend.browser import BrowserThread, shared_browser
 from evolpo.rewards.frontend.extract import Page
-from evolpo.rewards.frontend.tab import PageCrashError, PageHangError, Tab
+from evolpo.rewards.frontend.tab import PageFaultError, Tab
 
 ACTION_TIMEOUT_MS = 3000
 """Milliseconds until a step whose element is not there has failed."""
@@ -137,7 +137,7 @@ async def run_checks(page: Page, checks: Sequence[Check], deadline_s: float = DE
 
     try:
         await shared_browser().run(work, deadline_s)
-    except (PageHangError, PageCrashError) as error:
+    except PageFaultError as error:
         results += [CheckResult(False, f"the page hangs or crashes: {error}")] * (len(checks) - len(results))
     return results
 

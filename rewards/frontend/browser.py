@@ -20,7 +20,7 @@ from evolpo import InputError
 from evolpo.rewards.ending import at_end
 from evolpo.rewards.frontend import tab as tab_module
 from evolpo.rewards.frontend.extract import Page
-from evolpo.rewards.frontend.tab import PageHangError, ProcessTime, Tab, script
+from evolpo.rewards.frontend.tab import PageFaultError, PageHangError, ProcessTime, Tab, script
 
 if TYPE_CHECKING:
     import psutil
@@ -34,10 +34,13 @@ MAX_PAGES = 2
 """Pages that are judged at the same time."""
 EPOCH = "2024-01-01T12:00:00Z"
 
+_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36"
 _ARGUMENTS = (
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-dev-shm-usage",
+    # A page is to see what it sees on a person's machine: `navigator.webdriver` is false.
+    "--disable-blink-features=AutomationControlled",
     "--force-color-profile=srgb",
     # Whatever is not answered by a `Tab` finds no name and no way out, loopback included.
     "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -84,7 +87,9 @@ class BrowserThread:
 
         Raises:
             PageHangError: the deadline passed, or the page did not answer, while an empty page did.
-            TimeoutError: nor did an empty page; the browser has been killed and the next call starts another.
+            PageFaultError: anything else went wrong, and an empty page answered in the same browser.
+            InputError: as `work` raises it.
+            TimeoutError: an empty page did not answer; the browser has been killed and the next call starts another.
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._run(work, deadline_s), self._loop))
 
@@ -94,9 +99,17 @@ class BrowserThread:
             try:
                 async with asyncio.timeout(deadline_s):
                     return await work(self)
-            except (TimeoutError, PageHangError) as error:
-                if await self._answers():
-                    raise PageHangError(str(error) or f"not done within {deadline_s:g} s") from error
+            except InputError:
+                raise
+            except Exception as error:
+                alive = self._browser is not None and self._browser.is_connected()
+                if alive and await self._answers():
+                    if isinstance(error, TimeoutError):
+                        raise PageHangError(f"not done within {deadline_s:g} s") from error
+                    if isinstance(error, PageFaultError):
+                        raise
+                    first, *_ = [*str(error).splitlines(), type(error).__name__]
+                    raise PageFaultError(first[:300]) from error
                 await self.kill()
                 raise TimeoutError("the browser does not answer and was killed") from error
 
@@ -106,6 +119,7 @@ class BrowserThread:
         browser = await self._start()
         context = await browser.new_context(
             viewport={"width": VIEWPORT[0], "height": VIEWPORT[1]},
+            user_agent=_AGENT.format(browser.version.partition(".")[0]),
             locale="en-US",
             timezone_id="UTC",
             color_scheme="light",

@@ -1,40 +1,35 @@
-"""Do the controls of a page do anything? Each is used in one load of the page and spared in a twin load.
-
-Both loads get the same mouse movements, focus, keys and time, and chance is seeded, so what differs between them after
-a click is the doing of the click. The twin gets a click on no control in its place: what any click does is no merit of
-the control. Changes that no user can see do not count.
-"""
+"""Do the controls of a page do anything that a person would notice, each something of its own?"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
+from urllib.parse import unquote_plus
 
 from evolpo.rewards.frontend.browser import BrowserThread
+from evolpo.rewards.frontend.effects import noticeable
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.tab import Tab
+from evolpo.rewards.frontend.twins import HOVER_MS, SETTLE_MS, Twins
 
-T = TypeVar("T")
-
-MAX_CONTROLS = 16
-"""Controls used on a page; of more, this many evenly spaced ones."""
 MAX_RELOADS = 4
 """Times a page is loaded anew because an earlier control covered or removed a later one."""
-HOVER_MS = 100
-SETTLE_MS = 500
-"""Milliseconds of the page's own time that a control has to show what it does."""
-KEYS = ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "Enter", "Space", "Escape")
+MAX_COMPARED = 4
+"""Controls with which one is compared that seems to do the same as they."""
+KEYS = ("Enter", "Space", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "d", "w", "Escape")
+USED = ("button", "jump", "empty", "nowhere", "file", "drag")
+"""Kinds of controls that are clicked or dragged; the others are filled, or lead away."""
+NO_KEY = "F8"
+"""What the twin gets instead: a key without a meaning."""
+TYPED = ("Ada", "ada@", "555", "example.com", "Passw0rd")
+"""By which it is seen that a form would send what was typed."""
 
-Verdict = Literal["works", "dead", "covered", "neutral"]
-"""`neutral`: a field that takes its value, as any does, or a link that leads away.
-
-A link to "#" or to a place that does not exist works only if it does something that such a link does not do by itself.
-"""
+Verdict = Literal["works", "dead", "covered", "neutral", "same"]
+"""`neutral`: a field that takes its value, as any does, or a link that leads away. `same`: does what all others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ class ControlReport:
     total: int
     """Visible enabled controls on the page."""
     verdicts: Mapping[str, Verdict]
-    """Number and name of each control used -> verdict."""
+    """Number and name of each control used -> verdict; `fields` are all that is typed into, `keys` the keyboard."""
 
     @property
     def judged(self) -> int:
@@ -57,163 +52,228 @@ class ControlReport:
         return sum(verdict == "works" for verdict in self.verdicts.values())
 
 
-class _Twins:
-    """Two loads of one page that are kept in step."""
-
-    def __init__(self, browser: BrowserThread, page: Page) -> None:
-        self._browser = browser
-        self._page = page
-        self._stack = AsyncExitStack()
-        self._pixels = False
-        self.reloads = -1
-        self.kinds: list[str] = []
-        self.total = 0
-        self.types: set[str] = set()
-        self.fields: dict[int, Verdict] = {}
-        self.fill = True
-        """Whether a load begins with all fields filled."""
-
-    async def __aenter__(self) -> _Twins:
-        await self.reload()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-
-    async def reload(self) -> None:
-        """Load the page twice anew, find its controls and, if wanted, fill its fields."""
-        await self._stack.aclose()
-        self.reloads += 1
-        self.tab = await self._stack.enter_async_context(self._browser.open(self._page))
-        self.twin = await self._stack.enter_async_context(self._browser.open(self._page))
-        self.types, _ = await self.both(lambda tab: tab.listeners())
-        await self.wait(SETTLE_MS)
-        found, _ = await self.both(lambda tab: tab.evaluate(f"probe.controls({MAX_CONTROLS})"))
-        self.kinds, self.total = found["kinds"], found["total"]
-        graphics, _ = await self.both(lambda tab: tab.evaluate("probe.graphics()"))
-        self._pixels = any(one["kind"] in ("canvas", "video") for one in graphics)
-        fills = {"text": _fill, "set": _set, "check": _check}
-        for index, kind in enumerate(self.kinds):
-            if kind in fills and self.fill:
-                taken, _ = await self.both(partial(fills[kind], index))
-                self.fields[index] = "neutral" if taken else "dead"
-        await self.wait(HOVER_MS)
-
-    async def both(self, action: Callable[[Tab], Awaitable[T]]) -> tuple[T, T]:
-        """Do the same in both loads."""
-        first, second = await asyncio.gather(action(self.tab), action(self.twin))
-        return first, second
-
-    async def wait(self, milliseconds: int) -> None:
-        """Let time pass in both."""
-        await self.both(lambda tab: tab.wait(milliseconds))
-
-    async def difference(self) -> set[str]:
-        """Places at which the two loads look different; reactions such as dialogs are one of them."""
-        mine, other = await self.both(self._state)
-        return {key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key)}
-
-    async def _state(self, tab: Tab) -> dict[str, str]:
-        state: dict[str, str] = await tab.evaluate("probe.state()")
-        state[":reactions"] = "\n".join(tab.reactions)
-        if self._pixels:
-            state[":pixels"] = hashlib.sha256(await tab.screenshot()).hexdigest()
-        return state
-
-
 async def use_controls(browser: BrowserThread, page: Page) -> tuple[ControlReport, Tab, bytes]:
     """Fill every field, then use every control; what is dead gets two more chances.
 
-    One with empty fields: what was typed into a search may hide what a button acts on. And one right after a click on
-    the nearest control that works: "Reset" does nothing before "Up".
+    One right after clicks on the nearest controls that work, before and after it: "Reset" does nothing before "Up". And
+    one with empty fields: what was typed into a search may hide what a button acts on. Besides it is seen whether
+    fields are used, and whether controls that change the same places make a difference between them.
 
     Returns the report, the load in which everything was used (closed, for its errors) and its last screenshot, a PNG.
     """
-    async with _Twins(browser, page) as twins:
+    async with Twins(browser, page) as twins:
         names = [f"{index} {await twins.tab.evaluate(f'probe.name({index})')}" for index in range(len(twins.kinds))]
-        verdicts: dict[int, Verdict] = dict(twins.fields)
-        buttons = [index for index, kind in enumerate(twins.kinds) if kind in ("button", "jump", "empty")]
-        for index in buttons:
-            verdicts[index] = await _use(twins, index)
-        stuck = [index for index in buttons if verdicts[index] != "works"]
-        if stuck and "text" in twins.kinds:
-            twins.fill = False
-            await twins.reload()
-            for index in stuck:
-                verdicts[index] = await _use(twins, index)
-        working = [index for index in buttons if verdicts[index] == "works"]
-        for index in buttons:
-            if working and verdicts[index] != "works":
-                await _click_both(twins, min(working, key=lambda other: abs(other - index)))
-                verdicts[index] = await _use(twins, index)
+        fields, senders = await _use_fields(twins)
+        verdicts: dict[int, Verdict] = {}
+        effects: dict[int, frozenset[str]] = {}
+        for index, taken in twins.filled.items():
+            verdicts[index] = "neutral" if taken else "dead"
+        verdicts |= dict.fromkeys(senders, "works")
+        await _use_all(twins, verdicts, effects)
+        keyboard = twins.types & {"keydown", "keyup", "keypress"} and await _press_keys(twins)
+        await _part(twins, verdicts, effects)
         report = {names[index]: verdicts.get(index, "neutral") for index in range(len(names))}
-        if twins.types & {"keydown", "keyup", "keypress"}:
-            pressed = await _press_keys(twins)
-            if pressed or not buttons:
-                report["keys"] = "works" if pressed else "dead"
+        if fields is not None:
+            report["fields"] = fields
+        if twins.types & {"keydown", "keyup", "keypress"} and (keyboard or not (effects or fields)):
+            report["keys"] = "works" if keyboard else "dead"
         return ControlReport(twins.total, report), twins.tab, await twins.tab.screenshot()
 
 
-async def _use(twins: _Twins, index: int) -> Verdict:
-    """Click a control in the first load only, compare, then click it in the twin too, to be in step again."""
+async def _use_all(twins: Twins, verdicts: dict[int, Verdict], effects: dict[int, frozenset[str]]) -> None:
+    """Use every control that is no field, and give a second and third chance to those that do nothing."""
+    buttons = [index for index in twins.of_kind(*USED) if index not in verdicts]
+    for index in buttons:
+        verdicts[index], effects[index] = await _use(twins, index)
+    working = [index for index in buttons if verdicts[index] == "works"]
+    for index in buttons:
+        if working and verdicts[index] not in ("works", "neutral"):
+            for other in _neighbours(index, working):
+                await twins.click(other)
+            verdicts[index], effects[index] = await _use(twins, index)
+    stuck = [index for index in buttons if verdicts[index] not in ("works", "neutral")]
+    if stuck and twins.of_kind("text"):
+        twins.filled = {}
+        await twins.reload()
+        for index in stuck:
+            verdicts[index], effects[index] = await _use(twins, index)
+
+
+def _neighbours(index: int, others: Sequence[int]) -> list[int]:
+    """The nearest before and the nearest after a control."""
+    return [other for other in others if other < index][-1:] + [other for other in others if other > index][:1]
+
+
+async def _use(twins: Twins, index: int) -> tuple[Verdict, frozenset[str]]:
+    """Use a control in the first load only, compare, then use it in the twin too, to be in step again."""
     for attempt in range(2):
-        place, other_place = await twins.both(lambda tab: tab.evaluate(f"probe.locate({index})"))
-        if place is not None and other_place is not None:
-            await asyncio.gather(twins.tab.hover(**place), twins.twin.hover(**other_place))
+        places = await twins.locate(index)
+        if places is not None:
+            await asyncio.gather(twins.tab.hover(**places[0]), twins.twin.hover(**places[1]))
+            # What has the focus by a script looks otherwise than by a click: it must not be the click that gives it.
             await twins.both(lambda tab: tab.evaluate(f"probe.focus({index})"))
             await twins.wait(HOVER_MS)
-            noise = await twins.difference()
-            if not noise:
+            looked = await twins.states()
+            if not looked[0].differing(looked[1]):
                 break
         if attempt == 1 or twins.reloads >= MAX_RELOADS:
             break
         await twins.reload()
-    if place is None or other_place is None:
-        return "covered"
-    await asyncio.gather(twins.tab.click(**place), twins.twin.evaluate("probe.placebo()"))
-    await twins.wait(SETTLE_MS)
-    effect = await twins.difference() - noise
-    if twins.kinds[index] == "empty":  # What `href="#"` does by itself.
-        effect -= {":address", ":scroll"}
-    await twins.twin.click(**other_place)
-    await twins.wait(HOVER_MS)
-    return "works" if effect else "dead"
+    if places is None:
+        return "covered", frozenset()
+    own = {twins.places[index]} if twins.kinds[index] == "file" else set()
+    place, other_place = places
 
+    async def click(tab: Tab) -> None:
+        await tab.click(**place)
 
-async def _click_both(twins: _Twins, index: int) -> None:
-    place, other_place = await twins.both(lambda tab: tab.evaluate(f"probe.locate({index})"))
-    if place is not None and other_place is not None:
-        await asyncio.gather(twins.tab.click(**place), twins.twin.click(**other_place))
-        await twins.wait(SETTLE_MS)
+    async def spare(tab: Tab) -> None:
+        """A click on no control; the mouse ends where a click on the control leaves it."""
+        if empty := await tab.evaluate(f"probe.empty({index})"):
+            await tab.click(**empty)
+            await tab.hover(**other_place)
 
+    async def focus(tab: Tab) -> None:
+        await tab.evaluate(f"probe.focus({index})")
 
-async def _fill(index: int, tab: Tab) -> bool:
-    before = await tab.evaluate(f"probe.value({index})")
-    await tab.evaluate(f"probe.focus({index}); probe.select({index})")
-    await tab.type(await tab.evaluate(f"probe.text({index})"))
-    return bool(await tab.evaluate(f"probe.value({index})") != before)
-
-
-async def _set(index: int, tab: Tab) -> bool:
-    return bool(await tab.evaluate(f"probe.set({index})"))
-
-
-async def _check(index: int, tab: Tab) -> bool:
-    before = await tab.evaluate(f"probe.value({index})")
-    place = await tab.evaluate(f"probe.locate({index})")
-    if place is None:
-        return False
-    await tab.click(**place)
-    # A radio button that was chosen before stays chosen.
-    return bool(await tab.evaluate(f"probe.value({index})") != before) or ",true," in before
-
-
-async def _press_keys(twins: _Twins) -> bool:
-    """Whether keys that no control has the focus for do anything but scroll."""
-    await twins.both(lambda tab: tab.evaluate("document.activeElement?.blur()"))
-    noise = await twins.difference()
-    for key in KEYS:
-        await twins.tab.press(key)
+    effect: frozenset[str] = frozenset()
+    if twins.kinds[index] != "drag":
+        effect = await twins.try_alone(click, spare, focus, own, looked)
+        if twins.kinds[index] == "empty":  # What `href="#"` does by itself.
+            effect -= {"scroll"}
+        await twins.twin.click(**other_place)
         await twins.wait(HOVER_MS)
+    if not effect and await twins.tab.evaluate(f"probe.moves({index})"):
+        effect = await _drag(twins, index)
+    idle: Verdict = "neutral" if twins.kinds[index] == "file" else "dead"
+    return "works" if effect else idle, effect
+
+
+async def _drag(twins: Twins, index: int) -> frozenset[str]:
+    route, other_route = await twins.both(lambda tab: tab.evaluate(f"probe.route({index})"))
+
+    async def drag(tab: Tab) -> None:
+        await tab.drag(**route)
+
+    async def spare(tab: Tab) -> None:
+        await tab.hover(other_route["right"], other_route["down"])
+
+    async def follow(tab: Tab) -> None:
+        pass
+
+    effect = await twins.try_alone(drag, spare, follow)
+    await twins.twin.drag(**other_route)
+    await twins.wait(HOVER_MS)
+    return effect
+
+
+async def _use_fields(twins: Twins) -> tuple[Verdict | None, Sequence[int]]:
+    """Does it matter what is typed? The first load's fields are filled, the twin's are not.
+
+    Whatever differs then, at once or after it was sent (by Enter or a button): it shows up, it is counted, or nothing
+    is sent without it.
+
+    Returns the verdict, None where nothing can be typed and nothing happens, and buttons that send what was typed.
+    """
+    text = twins.of_kind("text")
+    if not text and not twins.of_kind("set", "check"):
+        return None, ()
+    own = frozenset(twins.places[index] for index in twins.of_kind("text", "set", "check"))
+    before, _ = await twins.states()
+    await twins.fill(twins.tab)
+    after, other = await twins.states()
+    if noticeable(before, after, other, own):
+        await twins.fill(twins.twin)
+        return "works", ()
+    if not text:
+        await twins.fill(twins.twin)
+        return None, ()
+    ways: list[int | None] = [None, *await twins.tab.evaluate("probe.senders()")]
+    verdict: Verdict = "dead"
+    senders: list[int] = []
+    for way in ways:
+        before, before_other = await twins.states()
+        left, left_other = len(twins.tab.left), len(twins.twin.left)
+        await twins.both(partial(_send, way=way, field=text[-1]))
+        await twins.wait(SETTLE_MS)
+        after, other = await twins.states()
+        sent = " ".join(map(unquote_plus, twins.tab.left[left:]))
+        if any(word in sent for word in TYPED) and len(twins.twin.left) == left_other:
+            verdict, senders = "works", [index for index in ways if index is not None][:1]
+        elif noticeable(before, after, other, own) or noticeable(before_other, other, after, own):
+            verdict = "works"
+        if verdict == "works":
+            break
+    # In step again, at best without loading anew: the twin sends it too, and what was emptied is filled again.
+    await twins.fill(twins.twin)
+    if verdict == "works":
+        await _send(twins.twin, way, text[-1])
+        await twins.wait(SETTLE_MS)
+        await twins.type()
+        after, other = await twins.states()
+    if verdict == "dead" or after.differing(other):
+        await twins.reload()
+    return verdict, senders
+
+
+async def _send(tab: Tab, way: int | None, field: int) -> None:
+    """Press Enter in a field, or click a button."""
+    if way is None:
+        await tab.evaluate(f"probe.focus({field})")
+        await tab.press("Enter")
+    elif place := await tab.evaluate(f"probe.locate({way})"):
+        await tab.click(**place)
+
+
+async def _part(twins: Twins, verdicts: dict[int, Verdict], effects: Mapping[int, frozenset[str]]) -> None:
+    """Controls that change the same places must not all do the same: each of two is clicked in one of the loads.
+
+    Where more than half of those that work make no difference between them, they are `same`.
+    """
+    groups: dict[frozenset[str], list[int]] = defaultdict(list)
+    working = [index for index, verdict in verdicts.items() if verdict == "works" and effects.get(index)]
+    for index in working:
+        groups[effects[index]].append(index)
+    group = max(groups.values(), key=len, default=[])
+    if len(group) < 2 or 2 * len(group) <= len(working):
+        return
+    alike = 0
+    for other in [index for index in reversed(group) if index != group[0]][:MAX_COMPARED]:
+        made = await _compare(twins, group[0], other, "scroll" in effects[group[0]])
+        if made == "different":
+            return
+        alike += made == "alike"
+    if alike:
+        verdicts |= dict.fromkeys(group, "same")
+
+
+async def _compare(twins: Twins, index: int, other: int, scrolls: bool) -> Literal["alike", "different", "nothing"]:
+    """What comes of clicking one control in the first load, another one in the twin."""
+    before, spared = await twins.states()
+    if before.differing(spared):
+        await twins.reload()
+        before, spared = await twins.states()
+    if not await twins.click(index, other):
+        return "nothing"
+    # Where the mouse and the focus are must make no difference.
+    await twins.both(lambda tab: tab.hover(1, 1))
+    await twins.both(lambda tab: tab.evaluate("probe.blur()"))
+    after, after_other = await twins.states()
+    apart = noticeable(before, after, after_other) | noticeable(spared, after_other, after)
+    changed = noticeable(before, after, before) - {"scroll"}
+    await twins.click(other, index)  # In step again, if the order does not matter.
+    if apart - {"scroll"} or (scrolls and not after.near(after_other)):
+        return "different"
+    return "alike" if changed or scrolls else "nothing"
+
+
+async def _press_keys(twins: Twins) -> bool:
+    """Whether keys that no control has the focus for do anything but scroll."""
+    await twins.both(lambda tab: tab.evaluate("probe.blur()"))
+    before, spared = await twins.states()
+    noise = before.differing(spared)
+    for key in KEYS:
+        await asyncio.gather(twins.tab.hold(key, HOVER_MS), twins.twin.hold(NO_KEY, HOVER_MS))
     await twins.both(lambda tab: tab.evaluate("scrollTo(0, 0)"))
-    return bool(await twins.difference() - noise)
+    after, other = await twins.states()
+    return bool(noticeable(before, after, other, frozenset(noise)) - {"scroll"})

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evolpo.rewards.frontend.browser import VIEWPORT, BrowserThread, shared_browser
-from evolpo.rewards.frontend.controls import MAX_CONTROLS, ControlReport, use_controls
+from evolpo.rewards.frontend.controls import ControlReport, use_controls
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.seen import Seen, look
-from evolpo.rewards.frontend.tab import ORIGIN, PageCrashError, PageHangError, Tab, script
+from evolpo.rewards.frontend.tab import ORIGIN, PageCrashError, PageFaultError, PageHangError, Tab, script
+from evolpo.rewards.frontend.twins import MAX_CONTROLS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ class FunctionReport:
     content: float = 0.0
     """0 to 1: whether there is something to see; the factor of all terms."""
     failure: str = ""
-    """Why nothing can be judged: the page hangs, crashes or is blank."""
+    """Why nothing can be judged: the page hangs, crashes, is blank or makes judging itself fail."""
     controls: ControlReport | None = None
     messages: tuple[str, ...] = ()
     """Errors, refused addresses and missing files, each once."""
@@ -123,6 +124,8 @@ async def exercise(
         return FunctionReport(failure=f"the page hangs: {error}")
     except PageCrashError as error:
         return FunctionReport(failure=f"the page crashes: {error}")
+    except PageFaultError as error:
+        return FunctionReport(failure=f"the page cannot be judged: {error}")
 
 
 async def _exercise(
@@ -146,7 +149,7 @@ async def _exercise(
             terms["keyboard"] = reached
         broken = await tab.evaluate("probe.brokenImages()")
         violations: tuple[tuple[str, str], ...] = ()
-        if await tab.evaluate("document.getElementsByTagName('*').length") <= MAX_AUDITED:
+        if await tab.evaluate("probe.elements()") <= MAX_AUDITED:
             await tab.evaluate(script("axe.min.js"))
             violations = tuple((rule, impact or "minor") for rule, impact in await tab.evaluate(_AXE))
             terms["accessibility"] = max(0.0, 1 - sum(IMPACTS[impact] for _, impact in violations))
@@ -182,7 +185,7 @@ async def _content(tab: Tab) -> tuple[float, bytes]:
         else:
             left, top, width, height = (max(0, round(value)) for value in picture["box"])
             things += FULL_CONTENT * (_detail(pixels[top : top + height, left : left + width]) > MIN_DETAIL)
-    if not before and not await tab.evaluate("document.body.innerText.trim()"):
+    if not before and not await tab.evaluate("probe.written()"):
         things += FULL_CONTENT * (_detail(pixels) > MIN_PAINTED)  # A picture painted by style sheets.
     return min(1.0, things / FULL_CONTENT), screenshot
 

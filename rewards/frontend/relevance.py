@@ -105,7 +105,7 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     wanted = set(_stems(prompt))
     if not wanted:
         return Relevance(1.0)
-    dead = {_name(name) for name, verdict in (verdicts or {}).items() if verdict in ("dead", "covered")}
+    dead = {_name(name) for name, verdict in (verdicts or {}).items() if verdict in ("dead", "covered", "same")}
     working = [text for text in seen.controls if not any(one and text.startswith(one) for one in dead)]
     blocks = [_own_words(text, prompt, wanted) for text in (*seen.texts, *seen.controls)]
     counts = Counter(stem for block in blocks for stem in block)

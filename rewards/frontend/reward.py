@@ -172,6 +172,7 @@ def record_of_use(function: FunctionReport) -> str:
     """What happened when the page was used, a line for each control and each message, for a judge."""
     controls = function.controls.verdicts if function.controls else {}
     said = {"works": "did something", "dead": "did nothing", "covered": "could not be reached", "neutral": "took it"}
+    said["same"] = "did what all others do"
     lines = [f"{name}: {said.get(verdict, verdict)}" for name, verdict in controls.items()]
     return "\n".join([*lines, *function.messages]) or "There is nothing to use."
 

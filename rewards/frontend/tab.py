@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import struct
 import time
+import zlib
 from collections.abc import Awaitable, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +18,7 @@ from evolpo.rewards.frontend.delivery import Delivered, deliver, without_integri
 from evolpo.rewards.frontend.extract import Page
 
 if TYPE_CHECKING:
-    from playwright.async_api import BrowserContext, Dialog, Route, WebSocketRoute
+    from playwright.async_api import BrowserContext, Dialog, FileChooser, Request, Route, WebSocketRoute
     from playwright.async_api import Page as PlaywrightPage
 
 T = TypeVar("T")
@@ -30,6 +33,10 @@ SLOW_FRAME_S = 0.04
 SLOW_STEPS_MS = (50, 250)
 """Steps for slow pages, and for those whose frame takes five times as long."""
 
+DRAG_STEPS = 5
+_USING = {"click", "mousedown", "mouseup", "pointerdown", "pointerup", "touchstart", "drop", "dragover"}
+"""Events by which a page learns that something was clicked, dragged or dropped."""
+
 _TYPES = {
     "html": "text/html",
     "htm": "text/html",
@@ -41,12 +48,35 @@ _TYPES = {
 }
 
 
-class PageHangError(Exception):
-    """The page does not answer, although the browser does: its own fault."""
+def _square() -> bytes:
+    """A small picture, a PNG: red, 96 pixels wide and high."""
+    rows = zlib.compress((b"\0" + b"\xcc\x33\x33" * 96) * 96)
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 96, 96, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-class PageCrashError(Exception):
-    """The page's process died, for want of memory as a rule: its own fault."""
+_UPLOADS = {
+    "json": ("small.json", "application/json", b'{"items": [{"name": "Tea", "price": 3}]}'),
+    "csv": ("small.csv", "text/csv", b"name,price\nTea,3\nCake,5\n"),
+    "text": ("small.txt", "text/plain", b"A few words\non two lines.\n"),
+    "image": ("small.png", "image/png", _square()),
+}
+"""Kind -> name, type and content of the file that a page gets when it asks for one."""
+
+
+class PageFaultError(Exception):
+    """The page cannot be judged although an empty one can: its own fault."""
+
+
+class PageHangError(PageFaultError):
+    """The page does not answer, although the browser does."""
+
+
+class PageCrashError(PageFaultError):
+    """The page's process died, for want of memory as a rule."""
 
 
 class ProcessTime:
@@ -96,8 +126,11 @@ class Tab:
         """Addresses outside the page that it asked for."""
         self.missing: list[str] = []
         """Its own files that were not given."""
-        self.reactions: list[str] = []
-        """Dialogs, navigations, new windows, downloads: visible to a user though not in the document."""
+        self.left: list[str] = []
+        """Addresses that it tried to go to, with what a form would send there."""
+        self.downloads = 0
+        """Files that it gave to the user."""
+        self._choosing: set[asyncio.Future[None]] = set()
         self.crashed = False
         self._context = context
         self._served = False
@@ -105,7 +138,8 @@ class Tab:
         tab.on("pageerror", lambda error: self.uncaught.append(str(error)[:500]))
         tab.on("console", lambda message: self._on_console(message.type, message.text))
         tab.on("dialog", self._on_dialog)
-        tab.on("download", lambda download: self.reactions.append("download"))
+        tab.on("download", lambda _: setattr(self, "downloads", self.downloads + 1))
+        tab.on("filechooser", self._on_chooser)
         tab.on("crash", lambda _: setattr(self, "crashed", True))
         context.on("page", self._on_popup)
 
@@ -124,7 +158,7 @@ class Tab:
         frame = {"frameId": tree["frameTree"]["frame"]["id"], "worldName": "probe"}
         created = await self._within(self._cdp.send("Page.createIsolatedWorld", frame))
         self._world = created["executionContextId"]
-        await self.evaluate(script("probe.js"))
+        await self.evaluate(script("dom.js") + script("probe.js"))
 
     async def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression, promises awaited; `probe` is at hand. Raises RuntimeError if it throws."""
@@ -141,9 +175,9 @@ class Tab:
         return await self._within(self._cdp.send(method, parameters))
 
     async def listeners(self) -> set[str]:
-        """Types of all event listeners; elements with one for clicks are marked, to be found as controls."""
+        """Types of all event listeners; elements with one for clicks, drags and drops are marked, to be found later."""
         types: set[str] = set()
-        clicked: set[int] = set()
+        used: dict[int, set[str]] = {}
         for target, depth in (("window", 1), ("document", -1)):
             # From the page's own world: from another, the protocol shows only listeners of that one.
             found = await self.command("Runtime.evaluate", {"expression": target})
@@ -151,29 +185,42 @@ class Tab:
             answer = await self.command("DOMDebugger.getEventListeners", parameters)
             for listener in answer["listeners"]:
                 types.add(listener["type"])
-                if listener["type"] in ("click", "mousedown", "pointerdown", "mouseup", "pointerup") and depth < 0:
-                    clicked |= {listener["backendNodeId"]} if "backendNodeId" in listener else set()
-        await asyncio.gather(*map(self._mark, clicked))
+                if listener["type"] in _USING and depth < 0 and "backendNodeId" in listener:
+                    used.setdefault(listener["backendNodeId"], set()).add(listener["type"])
+        await asyncio.gather(*(self._mark(node, sorted(of_node)) for node, of_node in used.items()))
         return types
 
-    async def _mark(self, backend_node: int) -> None:
+    async def _mark(self, backend_node: int, types: list[str]) -> None:
         node = {"backendNodeId": backend_node, "executionContextId": self._world}
         resolved = await self.command("DOM.resolveNode", node)
-        call = {"objectId": resolved["object"]["objectId"], "functionDeclaration": "function() { probe.mark(this); }"}
+        declaration = f"function() {{ probe.mark(this, {json.dumps(types)}); }}"
+        call = {"objectId": resolved["object"]["objectId"], "functionDeclaration": declaration}
         await self.command("Runtime.callFunctionOn", call)
 
     async def wait(self, milliseconds: int) -> None:
         """Let time pass in the page; its timers and animation frames run, each at most once in a step."""
+        if self._choosing:
+            await asyncio.wait(self._choosing, timeout=STEP_TIMEOUT_S)
         if self.step_ms == 0:
-            await self._within(self.playwright.clock.run_for(milliseconds))
+            await self._pass(self.playwright.clock.run_for(milliseconds))
             return
         for begun in range(0, milliseconds, self.step_ms):
-            await self._within(self.playwright.clock.fast_forward(min(self.step_ms, milliseconds - begun)))
+            await self._pass(self.playwright.clock.fast_forward(min(self.step_ms, milliseconds - begun)))
+
+    async def _pass(self, time_passes: Awaitable[None]) -> None:
+        """Let time pass; what timers throw, Playwright throws when it has passed: an uncaught error of the page."""
+        from playwright.async_api import Error
+
+        try:
+            await self._within(time_passes)
+        except Error as error:
+            message = error.message.removeprefix("Clock.run_for: ").removeprefix("Clock.fast_forward: ")
+            self.uncaught.append(message.splitlines()[0][:500])
 
     async def find_step(self) -> None:
         """Measure what two frames cost, in CPU time, and let time pass in steps from here on if that is much."""
         begun = self._worked.seconds() + self._painted.seconds()
-        await self._within(self.playwright.clock.run_for(33))
+        await self._pass(self.playwright.clock.run_for(33))
         await self.evaluate("probe.painted()")
         frame_s = (self._worked.seconds() + self._painted.seconds() - begun) / 2
         if frame_s > SLOW_FRAME_S:
@@ -191,9 +238,24 @@ class Tab:
         """Move the mouse to a place in the window."""
         await self._within(self.playwright.mouse.move(x, y))
 
+    async def drag(self, x: float, y: float, right: float, down: float) -> None:
+        """Drag with the real mouse from one place in the window to another."""
+        mouse = self.playwright.mouse
+        await self._within(mouse.move(x, y))
+        await self._within(mouse.down())
+        await self._within(mouse.move(right, down, steps=DRAG_STEPS))
+        await self._within(mouse.move(right, down))  # Only the second one over a target counts as dragging over it.
+        await self._within(mouse.up())
+
     async def press(self, key: str) -> None:
         """A real key."""
         await self._within(self.playwright.keyboard.press(key))
+
+    async def hold(self, key: str, milliseconds: int) -> None:
+        """A real key, held down while time passes."""
+        await self._within(self.playwright.keyboard.down(key))
+        await self.wait(milliseconds)
+        await self._within(self.playwright.keyboard.up(key))
 
     async def type(self, text: str) -> None:
         """Put text into the focused field as an input method does."""
@@ -236,24 +298,36 @@ class Tab:
             self.console_errors.append(text[:500])
 
     async def _on_dialog(self, dialog: Dialog) -> None:
-        self.reactions.append(f"{dialog.type}: {dialog.message[:200]}")
         with contextlib.suppress(Exception):
             await (dialog.accept("text") if dialog.type == "prompt" else dialog.accept())
 
+    def _on_chooser(self, chooser: FileChooser) -> None:
+        job = asyncio.ensure_future(self._give_file(chooser))
+        self._choosing.add(job)
+        job.add_done_callback(self._choosing.discard)
+
+    async def _give_file(self, chooser: FileChooser) -> None:
+        accepted = await chooser.element.get_attribute("accept") or ""
+        kind = next(
+            (one for one in _UPLOADS if one in accepted), "image" if "*" in accepted or not accepted else "text"
+        )
+        name, mime, content = _UPLOADS[kind]
+        with contextlib.suppress(Exception):  # The field may be gone by now.
+            await chooser.set_files({"name": name, "mimeType": mime, "buffer": content})
+
     async def _on_popup(self, popup: PlaywrightPage) -> None:
         if popup is not self.playwright:
-            self.reactions.append("window")
             with contextlib.suppress(Exception):
                 await popup.close()
 
     async def _on_request(self, route: Route) -> None:
         address = urlsplit(route.request.url)
-        main = route.request.is_navigation_request() and route.request.frame.parent_frame is None
+        main = _is_main(route.request)
         path = unquote(address.path).lstrip("/")
         with contextlib.suppress(Exception):
             if main and self._served:
                 # "No content" leaves the page as it is.
-                self.reactions.append(f"navigation: {route.request.url[:200]}")
+                self.left.append(f"{route.request.url} {route.request.post_data or ''}"[:2000])
                 await route.fulfill(status=204)
             elif main:
                 self._served = True
@@ -281,6 +355,16 @@ class Tab:
     async def _on_web_socket(self, socket: WebSocketRoute) -> None:
         self.refused.append(socket.url[:200])
         await socket.close()
+
+
+def _is_main(request: Request) -> bool:
+    """Whether a request is for the document of a window; Playwright throws for a new window, which has no frame yet."""
+    from playwright.async_api import Error
+
+    try:
+        return request.is_navigation_request() and request.frame.parent_frame is None
+    except Error:
+        return True
 
 
 def _document(page: Page) -> str:
