@@ -32,6 +32,8 @@ _MAGIC_PARQUET = b"PAR1"
 _MAGIC_ARROW = b"ARROW1"
 _LOOKED_AT = 512
 """Bytes at the start of a file that tell what it is."""
+LONGEST_LINE = 1 << 28
+"""Characters of a line that is one row; a small compressed file may hold one without end."""
 _MAGIC_LFS = b"version https://git-lfs"
 _NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 _WRAPPERS = ("data", "rows", "examples", "instances", "items", "problems", "train", "test")
@@ -75,6 +77,8 @@ def read_rows(
 
 
 def _check_fetched(file: Path) -> None:
+    if file.exists() and not file.is_file():
+        raise ValueError("a pipe or a device: write what comes from it to a file first")
     with file.open("rb") as raw:
         if raw.read(len(_MAGIC_LFS)) == _MAGIC_LFS:
             raise ValueError("a git-lfs pointer, not the file itself: run `git lfs pull`")
@@ -222,8 +226,8 @@ def _encoding(stream: io.BufferedReader) -> str:
 
 def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
     """Rows of JSON lines, or of one JSON value that is, or holds, a list of objects."""
-    number, first = 0, ""
-    for number, first in enumerate(_lines(text), start=1):  # noqa: B007 - goes on below
+    number, first, lines = 0, "", _lines(text)
+    for number, first in enumerate(lines, start=1):  # noqa: B007 - goes on below
         if first.strip():
             break
     if not first.strip():
@@ -238,7 +242,7 @@ def _json_rows(text: IO[str], file: Path, field: str) -> Iterator[Placed]:
         yield from _array_rows(first + text.read(), file, field)
         return
     yield from _json_line(first, f"{file} line {number}", field)
-    for number, line in enumerate(_lines(text), start=number + 1):  # noqa: B020
+    for number, line in enumerate(lines, start=number + 1):  # noqa: B020
         if line.strip():
             yield from _json_line(line, f"{file} line {number}", field)
 
@@ -251,8 +255,18 @@ def _holds_rows(value: Any) -> bool:
 
 def _lines(text: IO[str]) -> Iterator[str]:
     """Lines as JSON has them: U+2028, U+0085 and the like end none."""
-    for line in text:
+    for line in _bounded(text):
         yield line.rstrip("\r\n")
+
+
+def _bounded(text: IO[str]) -> Iterator[str]:
+    """Lines with their ends. Of a first one that may be a whole array, what is beyond the bound is left to read."""
+    number = 0
+    while line := text.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE and not (number == 1 and line[:_LOOKED_AT].lstrip().startswith("[")):
+            raise ValueError(f"line {number} is longer than {LONGEST_LINE >> 20} MiB")
+        yield line
 
 
 def _json_line(line: str, place: str, field: str) -> Iterator[Placed]:
@@ -305,10 +319,11 @@ def _array_rows(text: str, file: Path, field: str) -> Iterator[Placed]:
 
 def _csv_rows(text: IO[str], file: Path) -> Iterator[Placed]:
     csv.field_size_limit(sys.maxsize)
-    header = text.readline()
+    lines = _bounded(text)
+    header = next(lines, "")
     semicolons = header.count(";") > header.count(",") and _format_of(file) == ".csv"
     delimiter = "\t" if _format_of(file) == ".tsv" else ";" if semicolons else ","
-    rows = csv.reader(chain([header], text), delimiter=delimiter, strict=True)  # a name may be of several lines
+    rows = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)  # a name may be of several lines
     begun = 1
     try:
         names = next(rows, [])

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -300,3 +301,32 @@ def test_what_is_no_text_is_refused_with_the_formats(tmp_path, name, content):
 def test_an_address_is_no_file(path):
     with pytest.raises(InputError, match=r"^path: .* is an address, and files are read from disk; download it"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a"])
+def test_a_pipe_or_a_device_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"{name}.jsonl").symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / f"{name}.jsonl"):
+        with pytest.raises(InputError, match=r"path: cannot read .* \(a pipe or a device: write what comes from it"):
+            list(read_rows(str(path)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_line_has_a_bound(tmp_path, monkeypatch, name):
+    """Some kilobytes of a compressed file may hold gigabytes."""
+    monkeypatch.setattr("evolpo.rollout.data.files.LONGEST_LINE", 1000)
+    lines = ['{"prompt": "p"}'] if name == "a.jsonl" else ["prompt,answer", "p,1"]
+    (tmp_path / name).write_bytes(gzip.compress("\n".join([*lines, " " * 10_000]).encode()))
+    with pytest.raises(InputError, match=rf"path: cannot read .*{name} \(line {len(lines) + 1} is longer than"):
+        list(read_rows(str(tmp_path / name)))
+    (tmp_path / name).write_bytes(gzip.compress(b" " * 10_000))
+    with pytest.raises(InputError, match="line 1 is longer than"):
+        list(read_rows(str(tmp_path / name)))
+
+
+def test_an_array_on_a_long_line_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("evolpo.rollout.data.files.LONGEST_LINE", 1000)
+    rows = [{"prompt": f"question {number}"} for number in range(200)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert [row for _, row in read_rows(str(tmp_path / "a.json"))] == rows
