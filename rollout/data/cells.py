@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import re
+import tokenize
+import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from evolpo import InputError
@@ -15,6 +20,8 @@ MISSING: Any = object()
 MEDIA = frozenset({"image", "images", "img", "video", "videos", "audio", "audios"})
 """Names of columns and fields that hold pictures or sound."""
 
+_PRINTED = re.compile(r"\s*\[?\s*\{?\s*['\"]")
+"""How a list or an object that holds texts begins where Python prints it."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PARTS = (*sorted(MEDIA), "image_url", "input_image", "input_audio", "audio_url", "video_url")
 _PICTURES = "pictures or sound, and models here read text"
@@ -78,11 +85,25 @@ def opened(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parsed(text: str) -> Any:
-    """The JSON value of a text, the text itself if it is none."""
+    """The value of a text that is JSON, or a list or an object as Python prints it; the text itself if it is neither.
+
+    pandas writes lists and objects to CSV as Python prints them.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        pass
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # a backslash that escapes nothing
+            return ast.literal_eval(text.strip()) if _PRINTED.match(text) and not _joins_texts(text.strip()) else text
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
         return text
+
+
+def _joins_texts(text: str) -> bool:
+    """Whether texts stand without a comma between them, as numpy prints them: Python would make one of them."""
+    kinds = [one.type for one in tokenize.generate_tokens(io.StringIO(text).readline) if one.type != tokenize.NL]
+    return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
 
 
 def check_row(row: Mapping[str, Any], place: str, field: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from evolpo.rollout.data.cells import check_row, parsed
 Message = Mapping[str, Any]
 """`role`, `content` and whatever else the chat template of a model reads, such as `tool_calls`."""
 
+_WRITTEN_TURN = re.compile(r"\s*\[?\s*\{\s*['\"](role|from)['\"]\s*:")
+"""How messages begin that stand in a string."""
+_WRITTEN = re.compile(r"\s*\[\s*\{|" + _WRITTEN_TURN.pattern)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 ROLES |= {"observation": "tool", "function": "tool", "function_call": "assistant", "prompter": "user"}
 KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -27,8 +31,11 @@ def as_messages(value: Any, place: str, field: str) -> tuple[Message, ...] | Non
     Raises:
         InputError: a message lacks its role or its text, or holds a picture.
     """
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {", '{"role"', '{"from"')):
+    if isinstance(value, str) and _WRITTEN.match(value):
         value = parsed(value)
+        if isinstance(value, str) and _WRITTEN_TURN.match(value):
+            message = f"begins with {value.strip()[:30]!r}, as messages do, and is no JSON; write them as JSON"
+            raise InputError(f"{field}: {place}: {message}")
         check_row({"messages": value}, place, field)  # what stands in a string has not been looked at
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = _rows_of_lists(value)

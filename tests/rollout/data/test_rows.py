@@ -185,6 +185,26 @@ SHAPES = {
         {"context": ["2 and 3.", "Add."], "question": "Sum?", "answer": 5},
         ("columns", "2 and 3.\n\nAdd.\n\nSum?", 5, ""),
     ),
+    "messages as Python prints them": (
+        {"prompt": str([SYSTEM, {**USER, "content": "It's 'a' \"b\" {c} {d}.\n"}]), "answer": "5"},
+        ("columns", "It's 'a' \"b\" {c} {d}.\n", "5", ""),
+    ),
+    "verl, as pandas writes it to CSV": (
+        {"data_source": "sums", "prompt": str([USER]), "reward_model": "{'style': 'rule', 'ground_truth': '5'}"},
+        ("verl", "What is 2 + 3?", "5", "sums"),
+    ),
+    "options as Python prints them": (
+        {"question": "Sum?", "choices": "['4', \"it's 5\"]", "answer": "1"},
+        ("choices", "Sum?\nA. 4\nB. it's 5", "B", ""),
+    ),
+    "texts that numpy printed": (
+        {"question": "Sum?", "choices": "['4' '5']", "answer": "5"},
+        ("columns", "Sum?", "5", ""),
+    ),
+    "an expression of Python": (
+        {"prompt": "['a' 'b']", "answer": "{'a' 'b'}"},
+        ("columns", "['a' 'b']", "{'a' 'b'}", ""),
+    ),
     "a passage that the question has": (
         {"context": "2 and 3.", "question": "2 and 3. Sum?", "answer": 5},
         ("columns", "2 and 3. Sum?", 5, ""),
@@ -513,6 +533,12 @@ def test_dotted_names_reach_nested_columns(tmp_path):
         ({"prompt": []}, {}, r"holds a list; it must hold the problem's text, or messages"),
         ({"prompt": [{"role": "user"}]}, {}, r"line 1: message 1 holds NoneType, no text"),
         ({"prompt": [ASSISTANT]}, {}, r"holds no message of a user"),
+        (
+            {"prompt": "[{'role': 'user', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]"},
+            {},
+            r"line 1: begins with .*, as messages do, and is no JSON",
+        ),
+        ({"prompt": '[{"role": "user", "content": "a"'}, {}, r"as messages do, and is no JSON"),
         ({"prompt": [SYSTEM]}, {}, r"holds no message of a user"),
         ({"prompt": "p", "system": 5}, {"system_column": "system"}, r"'system' holds a int"),
     ],
