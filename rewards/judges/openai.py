@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from evolpo import InputError
 from evolpo.rewards.judges.judge import JudgeError, JudgeTimeoutError, Message, Reply, chat_format
 
+MAX_BYTES = 1 << 24
+"""Of one answer; a server that sends without end would fill the memory long before its deadline."""
 DEFAULT_SAMPLING: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": 1024}
 
 
@@ -100,10 +103,40 @@ class OpenAIJudge:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             client = self._openai.AsyncOpenAI(
-                base_url=self.base_url, api_key=self._api_key, timeout=self._timeout_s, max_retries=self._retries
+                base_url=self.base_url,
+                api_key=self._api_key,
+                timeout=self._timeout_s,
+                max_retries=self._retries,
+                default_headers={"Accept-Encoding": "identity"},  # A few kilobytes may else become gigabytes.
+                http_client=self._openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}),
             )
             self._clients[loop] = client, asyncio.Semaphore(self._concurrency)
         return self._clients[loop]
+
+
+async def _bound(response: Any) -> None:
+    """Let no more than `MAX_BYTES` of an answer be read. Raises RemoteProtocolError for a compressed one."""
+    # Of the library that the client uses: httpx, or httpx2 in newer versions.
+    http: Any = importlib.import_module(type(response).__module__.partition(".")[0])
+
+    class Bounded(http.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            read = 0
+            async for chunk in self._stream:
+                read += len(chunk)
+                if read > MAX_BYTES:
+                    raise http.RemoteProtocolError(f"more than {MAX_BYTES >> 20} MiB")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise http.RemoteProtocolError("a compressed answer, which was not asked for")
+    response.stream = Bounded(response.stream)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import gzip
 import json
 import socket
 import threading
@@ -570,6 +571,23 @@ def test_a_server_that_drips_is_a_timeout():
         with pytest.raises(JudgeTimeoutError):
             ask(server, timeout_s=0.5, retries=1)
         assert time.perf_counter() - started < 10  # The body alone would take 20 s.
+
+
+def test_a_server_that_sends_without_end(monkeypatch):
+    monkeypatch.setattr("evolpo.rewards.judges.openai.MAX_BYTES", 1 << 20)
+    too_much = pytest.raises(JudgeError, match="more than 1 MiB")
+    with judge_server(lambda request, index: Answer(b" " * (2 << 20))) as server, too_much:
+        ask(server, retries=0)
+    with judge_server(lambda request, index: Answer("x" * (1 << 19))) as server:
+        assert len(ask(server).text) == 1 << 19
+
+
+def test_a_compressed_answer_is_not_taken():
+    body = gzip.compress(b" " * (64 << 20))
+    refused = pytest.raises(JudgeError, match="a compressed answer, which was not asked for")
+    with judge_server(lambda request, index: Answer(body, headers={"Content-Encoding": "gzip"})) as server, refused:
+        ask(server, retries=0)
+    assert server.headers[0]["Accept-Encoding"] == "identity"
 
 
 def test_a_refused_connection():
