@@ -113,7 +113,8 @@ def tasks(config: BenchFrontendConfig) -> dict[tuple[str, str], Task]:
             found |= {(kind, name): Task(task.prompt, worse(task.html)) for name, task in honest.items()}
     if "attacks" in config.parts:
         found |= {("attack", name): Task(PLAIN, html) for name, html in ATTACKS.items()}
-        found |= {("attack", name): Task(*cheat) for name, cheat in list(cheats().items())[:first]}
+        for name, cheat in list(cheats().items())[:first]:
+            found["attack", name] = Task(cheat.prompt, cheat.html, cheat.checks)
     if "odd" in config.parts:
         found |= {("odd", name): Task(prompts[name], html) for name, html in list(odd_pages().items())[:first]}
     if "asked" in config.parts:

@@ -23,11 +23,11 @@ FULL_COVERAGE = 0.4
 NEARNESS_SHARE = 0.25
 FULL_NEARNESS = 0.4
 """Cosine from which on a page's text is near: honest pages have more to say than their prompts."""
-ALONE = 0.4
-"""What is left of the value of the words where the prompt asks for other things too, and none of them is there."""
+WITHOUT_KINDS, WITHOUT_USE = 0.3, 0.6
+"""What is left of the value of the words if nothing of a kind that is named is there, and if they are on no control."""
 OPERABLE = 2
 """Words of the prompt on working controls that are enough."""
-COPIED = 5
+COPIED = 6
 """Words in a row, out of the prompt, that are a copy of it and count for nothing."""
 RECITED = 6
 """Different words of the prompt in one block of text, most of it such words, that recite it and count for nothing."""
@@ -52,7 +52,6 @@ KINDS: Mapping[str, str] = {
 _INSTEAD: Mapping[str, frozenset[str]] = {
     "tab": frozenset({"button", "link", "radio"}),
     "select": frozenset({"radio", "button"}),
-    "checkbox": frozenset({"button"}),
     "radio": frozenset({"button", "select"}),
     "link": frozenset({"button"}),
 }
@@ -76,7 +75,7 @@ class Relevance:
     kinds: float = 1.0
     """Share of the kinds of things it names (buttons, fields, tables ...) that are there."""
     operable: float = 1.0
-    """Its words on controls that work: 1 for two, or if nothing is to be used."""
+    """Half for controls that work, half for its words on them, of which two are enough; 1 if nothing is to be used."""
     missing: tuple[str, ...] = ()
     """Words and kinds of things that were not found."""
 
@@ -91,9 +90,10 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     """Nearness of a page to a prompt, 0 to 1; 1 for a prompt that names nothing.
 
     The words, `FULL_COVERAGE` of which are enough, make three quarters of it, the cosine of their counts a quarter.
-    Where the prompt names kinds of things or asks for something to use, 60% of that depends on whether they are there
-    and whether controls that work carry its words. A block of text that repeats or recites the prompt counts for
-    nothing, what it puts into quotation marks aside; words between backticks are names for programs and not looked for.
+    Where the prompt names kinds of things, 70% of that depends on whether they are there; where it asks for something
+    to use, 40% on whether controls work and carry its words. A block of text that repeats or recites the prompt
+    counts for nothing, what it puts into quotation marks aside; words between backticks are names for programs and
+    not looked for.
 
     Args:
         prompt: what was asked for.
@@ -106,6 +106,7 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     if not wanted:
         return Relevance(1.0)
     dead = {_name(name) for name, verdict in (verdicts or {}).items() if verdict in ("dead", "covered", "same")}
+    used = bool(seen.controls) if verdicts is None else any(one in ("works", "neutral") for one in verdicts.values())
     working = [text for text in seen.controls if not any(one and text.startswith(one) for one in dead)]
     blocks = [_own_words(text, prompt, wanted) for text in (*seen.texts, *seen.controls)]
     counts = Counter(stem for block in blocks for stem in block)
@@ -116,12 +117,10 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     named = _named_kinds(prompt)
     there = [kind for kind in named if kind in seen.kinds or _INSTEAD.get(kind, frozenset()) & seen.kinds]
     kinds, operable = len(there) / len(named) if named else 1.0, 1.0
-    things = [kinds] if named else []
     if _asks_for_use(prompt):
         carried = wanted & {stem for text in working for stem in _own_words(text, prompt, wanted)}
-        operable = min(1.0, len(carried) / min(OPERABLE, len(wanted)))
-        things.append(operable)
-    value = text * (ALONE + (1 - ALONE) * sum(things) / len(things) if things else 1.0)
+        operable = (used + min(1.0, len(carried) / min(OPERABLE, len(wanted)))) / 2
+    value = text * (WITHOUT_KINDS + (1 - WITHOUT_KINDS) * kinds) * (WITHOUT_USE + (1 - WITHOUT_USE) * operable)
     missing = (*sorted(wanted - found), *(f"a {kind}" for kind in named if kind not in there))
     return Relevance(value, coverage, nearness, kinds, operable, missing)
 

@@ -99,6 +99,7 @@
     const fresh = found.filter((kind) => !kinds.has(kind));
     if (fresh.length && uncut(element, boxOf(element))) for (const kind of fresh) kinds.add(kind);
   };
+  let bars = 0;
   const kindsOf = (element) => {
     const kinds = new Set();
     const is = (selector) => matches(element, selector);
@@ -108,13 +109,16 @@
     if (is("table, [role=table], [role=grid]") || getComputedStyle(element).display === "table") kinds.add("table");
     if (is("select, [role=listbox], [role=combobox], [aria-haspopup]")) kinds.add("select");
     if (is("input[type=range], [role=slider]")) kinds.add("slider");
-    if (is("input[type=checkbox], [role=checkbox], [role=switch]")) kinds.add("checkbox");
+    if (is("input[type=checkbox], [role=checkbox], [role=switch], [aria-pressed]")) kinds.add("checkbox");
     if (is("input[type=radio], [role=radio]")) kinds.add("radio");
     if (is("textarea, [contenteditable=''], [contenteditable=true]")) kinds.add("textarea").add("field");
     if (is("input:not([type=checkbox], [type=radio], [type=range], [type=submit], [type=button], [type=hidden])")) {
       kinds.add("field");
     }
     const box = boxOf(element);
+    const sized = element instanceof HTMLElement && (element.style.height || element.style.width || element.style.flexBasis) &&
+      alpha(getComputedStyle(element).backgroundColor) >= 0.3;
+    if (is("meter, progress") || sized && ++bars >= 3) kinds.add("chart"); // Charts of plain elements.
     if (box.width * box.height >= 1000) {
       if (is("canvas, svg")) kinds.add("chart").add("picture");
       if (is("img, picture") || getComputedStyle(element).backgroundImage !== "none") kinds.add("picture");

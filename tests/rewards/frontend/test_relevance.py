@@ -33,11 +33,12 @@ def test_what_was_asked_for_beats_all_else():
 
 def test_words_without_things_to_use_are_worth_less():
     words = Seen(("Tip", "Calculator", "Bill", "People", "Number", "Reset"))
-    assert relevance(PROMPT, words).value == pytest.approx(0.4)
+    assert relevance(PROMPT, words).value == pytest.approx(0.3 * 0.6)
     dead = {"0 button Reset": "dead", "1 input": "neutral"}
     one = Seen(HONEST.texts, ("Reset",), HONEST.kinds)
-    assert relevance(PROMPT, one).operable == 0.5
-    assert relevance(PROMPT, one, dead).operable == 0
+    assert relevance(PROMPT, one).operable == 0.75
+    assert relevance(PROMPT, one, dead).operable == 0.5
+    assert relevance(PROMPT, one, {"0 button Reset": "dead"}).operable == 0
 
 
 @pytest.mark.parametrize(
