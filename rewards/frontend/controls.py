@@ -29,7 +29,10 @@ TYPED = ("Ada", "ada@", "555", "example.com", "Passw0rd")
 """By which it is seen that a form would send what was typed."""
 
 Verdict = Literal["works", "dead", "covered", "neutral", "same"]
-"""`neutral`: a field that takes its value, as any does, or a link that leads away. `same`: does what all others do."""
+"""`neutral`: a field that takes its value, as any does, or a link to elsewhere or to what is in the window already.
+
+`same`: does what all others do.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ async def _use(twins: Twins, index: int) -> tuple[Verdict, frozenset[str]]:
         await twins.wait(HOVER_MS)
     if not effect and await twins.tab.evaluate(f"probe.moves({index})"):
         effect = await _drag(twins, index)
-    idle: Verdict = "neutral" if twins.kinds[index] == "file" else "dead"
+    # A file is taken; the place that a link leads to may be in the window already.
+    idle: Verdict = "neutral" if twins.kinds[index] in ("file", "jump") else "dead"
     return "works" if effect else idle, effect
 
 

@@ -18,9 +18,8 @@ def on_button(script: str) -> str:
 CHEATS = {
     "dialogs": on_button("alert('Soon'); confirm('Sure?');"),
     "hidden character": on_button("note.append('\\u200b');"),
-    "one letter": on_button("note.textContent = 'Nothing yett';"),
-    "hash": on_button("location.hash = b.textContent + Math.random();"),
-    "title": on_button("document.title += '!'; localStorage.a = Math.random();"),
+    "hash and title": on_button("location.hash = b.textContent + Math.random(); document.title += '!';"
+                                " localStorage.a = Math.random();"),
     "window": on_button("open('https://example.com/' + b.textContent);"),
     "links to nowhere": document(
         "<main><h1>Shop</h1><p>Choose</p><p>one</p>"
@@ -59,8 +58,6 @@ FAULTS = {
     "timer throws": (on_button(""), "setTimeout(() => { nowhere(); }, 10);"),
     "clock is gone": (on_button(""), "for (const name of Object.getOwnPropertyNames(window)) if (/pwClock/.test(name))"
                       " { try { delete window[name]; window[name] = undefined; } catch {} }"),
-    "observer without end": (on_button(""), "new MutationObserver(() => { note.dataset.n = Math.random(); })"
-                             ".observe(note, {attributes: true}); note.dataset.n = 1;"),
 }  # fmt: skip
 
 CLOBBERED = document(
@@ -150,6 +147,11 @@ HONEST = {
     "routes": document(
         "<main><h1>Site</h1><nav><a href='#/a'>Trees</a> <a href='#/b'>Birds</a></nav><p id='v'>Home</p></main><script>"
         "onhashchange = () => { v.textContent = location.hash === '#/a' ? 'All the trees' : 'All the birds'; };</script>"
+    ),
+    "short manual": document(
+        "<main><h1>Kettle</h1><nav><a href='#use'>Use</a> <a href='#care'>Care</a></nav><h2 id='use'>Use</h2><p>Fill it.</p>"
+        "<h2 id='care'>Care</h2><p id='p'>Wipe it.</p><button id='b'>More</button></main><script>b.onclick = () => {"
+        " p.textContent = 'Wipe it with a soft cloth.'; };</script>"
     ),
     "bubbling shop": document(
         "<main><h1>Shop</h1><p id='c'>Cart: 0</p><div id='l'></div></main><script>const cart = []; const items = ['Tea', 'Jam',"
