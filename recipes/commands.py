@@ -190,6 +190,13 @@ COMMANDS: Mapping[str, Command] = {
         summary="FP8 training against BF16",
         example="evolpo bench fp8",
     ),
+    "bench lora": Command(
+        config="bench_lora",
+        schema="evolpo.recipes.bench.lora:BenchLoraConfig",
+        main="evolpo.recipes.bench.lora:bench_lora",
+        summary="adapters against full training: memory, sync, accuracy",
+        example="evolpo bench lora",
+    ),
     "bench frontend": Command(
         config="bench_frontend",
         schema="evolpo.recipes.bench.frontend:BenchFrontendConfig",
