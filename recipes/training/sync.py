@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def adapter_rank(lora: LoraConfig | None, wanted: str, model: PreTrainedModel) -> tuple[int, str]:
     """Rank of the adapter that goes to the engine alone, 0 for whole weights; and the reason in words.
 
-    vLLM's kernels for mixtures of experts with adapters do not run on a CPU, and on a CPU its kernels for adapters slow
-    down sampling by more than a shorter update saves; see docs/lora.md.
+    vLLM's kernels for mixtures of experts with adapters do not run on a CPU. Its kernels for adapters there are plain
+    PyTorch, by layer and step of sampling, so the default folds; see docs/lora.md for what is measured.
 
     Args:
         lora: None without adapters.
@@ -42,7 +42,7 @@ def adapter_rank(lora: LoraConfig | None, wanted: str, model: PreTrainedModel) -
     if hindrance and wanted == "adapter":
         raise InputError(f"rollout.lora_sync: adapter cannot be: {hindrance}; give auto or folded")
     if hindrance or wanted == "folded" or (wanted == "auto" and not torch.cuda.is_available()):
-        reason = hindrance or ("as rollout.lora_sync says" if wanted == "folded" else "the faster way on a CPU")
+        reason = hindrance or ("as rollout.lora_sync says" if wanted == "folded" else "the default on a CPU")
         return 0, f"vLLM gets the model with adapters folded in after each step: {reason}"
     return lora.rank, "vLLM gets the adapters alone after each step"
 
