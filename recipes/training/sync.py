@@ -22,7 +22,7 @@ def adapter_rank(lora: LoraConfig | None, wanted: str, model: PreTrainedModel) -
     """Rank of the adapter that goes to the engine alone, 0 for whole weights; and the reason in words.
 
     vLLM's kernels for mixtures of experts with adapters do not run on a CPU. Its kernels for adapters there are plain
-    PyTorch, by layer and step of sampling, so the default folds; see docs/lora.md for what is measured.
+    PyTorch and make sampling five times as slow, so the default folds; see docs/lora.md.
 
     Args:
         lora: None without adapters.
