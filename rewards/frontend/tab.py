@@ -33,6 +33,8 @@ SLOW_FRAME_S = 0.04
 SLOW_STEPS_MS = (50, 250)
 """Steps for slow pages, and for those whose frame takes five times as long."""
 
+READ_S = 0.1
+"""Seconds that a page has to read a file that it was given: reading does not wait for the page's own time."""
 DRAG_STEPS = 5
 _USING = {"click", "mousedown", "mouseup", "pointerdown", "pointerup", "touchstart", "drop", "dragover"}
 """Events by which a page learns that something was clicked, dragged or dropped."""
@@ -198,14 +200,22 @@ class Tab:
         await self.command("Runtime.callFunctionOn", call)
 
     async def wait(self, milliseconds: int) -> None:
-        """Let time pass in the page; its timers and animation frames run, each at most once in a step."""
-        if self._choosing:
-            await asyncio.wait(self._choosing, timeout=STEP_TIMEOUT_S)
+        """Let time pass in the page; its timers and animation frames run, each at most once in a step.
+
+        A file that it asks for before or meanwhile is given, and read.
+        """
+        await self._files_given()
         if self.step_ms == 0:
             await self._pass(self.playwright.clock.run_for(milliseconds))
-            return
-        for begun in range(0, milliseconds, self.step_ms):
-            await self._pass(self.playwright.clock.fast_forward(min(self.step_ms, milliseconds - begun)))
+        else:
+            for begun in range(0, milliseconds, self.step_ms):
+                await self._pass(self.playwright.clock.fast_forward(min(self.step_ms, milliseconds - begun)))
+        await self._files_given()
+
+    async def _files_given(self) -> None:
+        if self._choosing:
+            await asyncio.wait(self._choosing, timeout=STEP_TIMEOUT_S)
+            await asyncio.sleep(READ_S)
 
     async def _pass(self, time_passes: Awaitable[None]) -> None:
         """Let time pass; what timers throw, Playwright throws when it has passed: an uncaught error of the page."""

@@ -137,6 +137,7 @@ def test_bad_fields(changes, message):
         BenchFrontendConfig(**changes)
 
 
+@pytest.mark.timeout(900)
 def test_one_page_with_the_real_browser(tmp_path):
     files = {"output": str(tmp_path / "bench" / "frontend.json"), "percentiles": str(tmp_path / "percentiles.json")}
     report = bench_frontend(BenchFrontendConfig(pages=1, parts=["honest", "degraded", "attacks"], **files))
@@ -150,6 +151,7 @@ def test_one_page_with_the_real_browser(tmp_path):
     assert len(set(levels["contrast"])) == 1  # of a single page
 
 
+@pytest.mark.timeout(600)
 def test_one_prompt_with_the_real_browser(tmp_path):
     report = bench_frontend(BenchFrontendConfig(pages=1, parts=["asked"], output=str(tmp_path / "asked.json")))
     [row] = report["asked"].values()
