@@ -41,7 +41,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
 
     Every rank calls it and samples a share; rank 0 judges, the others return nothing.
     """
-    from evolpo.rl.training.distributed import meet
+    from evolpo.rl.training.distributed import from_rank_0, meet
 
     ranks = meet()
     with Progress(1, LoggerConfig(), ranks.rank) as progress:
@@ -54,7 +54,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         check_rewards(rewards, config.data, [], problems)
         tokenizer = load_tokenizer(path)
         prompts = [one for _, one in encode_problems(problems, tokenizer, config.data, progress.note, "data.heldout")]
-        run = Path(ranks.gather(str(_begun(config)) if ranks.rank == 0 else "")[0])
+        run = Path(from_rank_0(str(_begun(config)) if ranks.rank == 0 else ""))
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
         engine = start_engine(path, config.data, config.rollout, config.precision, config.seed)
         progress.note("evaluating")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 LORA_SYNC = ("auto", "adapter", "folded")
 """Ways of new adapters to the engine."""
-LARGEST_RANK = 512
-"""Of an adapter in vLLM."""
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Largest ranks of adapters that vLLM can be told."""
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ class SourceConfig:
     tools_column: str | None = None
     """Column with the tools for the chat template; null: `tools`, if there is one; empty for none."""
     passage_column: str | None = None
-    """Column with the text that a question is about, which goes before it; null: `context`, `passage`, `article` or
-    `paragraph` beside questions that are text; empty for none."""
+    """Column with the text that a question is about, which goes before it; null: `context`, `passage`, `article`,
+    `paragraph`, `body` or `premise` beside questions that are text; empty for none."""
     difficulty_column: str = ""
     """Column with the name of the difficulty level; empty to use `difficulty`."""
     difficulty: str = ""

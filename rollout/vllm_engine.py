@@ -18,7 +18,7 @@ from evolpo import InputError
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.card import CPU_CACHE_GB, GIB, EngineStream, Share, engine_share
 from evolpo.rollout.ends import end_tokens
-from evolpo.rollout.engine import RolloutConfig, Sampling
+from evolpo.rollout.engine import ADAPTER_RANKS, RolloutConfig, Sampling
 from evolpo.rollout.vllm_worker import (
     ADAPTER,
     completed,
@@ -38,8 +38,6 @@ CPU_BATCH = 4096
 """Tokens that vLLM computes at once on a CPU, at most; a longer prompt raises it."""
 GRAPHS = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 """Graphs of the steps in which every sequence gets one token, and no compiler to wait for."""
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Largest ranks of adapters that vLLM can be told."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 
@@ -146,7 +144,7 @@ class VllmEngine:
             # With prompts cut into chunks vLLM winds generators back, which generators on a CPU cannot do.
             extra |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_tokens, CPU_BATCH)}
         if adapter_rank:
-            largest = next(rank for rank in RANKS if rank >= adapter_rank)
+            largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
             extra |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": largest}
         self.stream = EngineStream()
         with _rank_in_environment(), self.stream.entered(), warnings.catch_warnings():

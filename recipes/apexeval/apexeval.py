@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -38,9 +38,6 @@ from evolpo.rl.logs.metrics import LoggerConfig
 from evolpo.rl.logs.progress import Progress
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine, Sampling
 from evolpo.rollout.prompts import DataConfig, Problem, encode_problems, split_heldout
-
-if TYPE_CHECKING:
-    from evolpo.rl.training.distributed import Alone, Ranks
 
 VERDICTS = "verdicts.jsonl"
 """One line a finished checkpoint: its figures, and the verdicts on every problem."""
@@ -162,7 +159,7 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
         tolerant, strict = RewardStack(config.rewards), RewardStack(config.strict_rewards)
         stack.callback(tolerant.close)
         stack.callback(strict.close)
-        run = _begun(config, ranks, stack)
+        run = _begun(config, ranks.rank, stack)
         known = {row.checkpoint: row for row in read_rows(run / VERDICTS)}
         rows = [known[str(folder)] for folder in folders if str(folder) in known]
         progress.note(f"run {run}")
@@ -222,12 +219,14 @@ def selection_problems(config: ApexEvalConfig) -> list[Problem]:
     return [problems[i] for i in sorted(order[: config.problems])]
 
 
-def _begun(config: ApexEvalConfig, ranks: Ranks | Alone, stack: ExitStack) -> Path:
+def _begun(config: ApexEvalConfig, rank: int, stack: ExitStack) -> Path:
     """The folder of the run, a new one or that which goes on; rank 0 makes it."""
+    from evolpo.rl.training.distributed import from_rank_0
+
     if config.resume:
         return Path(config.resume)
-    run = Path(ranks.gather(str(new_run_folder(config.output_dir, config.name)) if ranks.rank == 0 else "")[0])
-    if ranks.rank == 0:
+    run = Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
+    if rank == 0:
         stack.enter_context(locked(run))
         write_config(run, config)
     return run

@@ -224,7 +224,7 @@ def _write(config: BenchLoraConfig) -> dict[str, Any]:
     }
     report |= {"learning_rate": rate, "search": {f"{one:g}": value for one, value in search.items()}}
     report["setting"] = {name: getattr(config, name) for name in FIXED}
-    Path(config.output).write_text(json.dumps(report, indent=1) + "\n")
+    write_json(Path(config.output), report)
     return report
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from evolpo import InputError
 from evolpo.model.files import DamagedError
+from evolpo.recipes.runs.seeds import draw_seed
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.curriculum import Right
 from evolpo.rl.data import Group, Prompt
@@ -149,7 +150,7 @@ def sample_by_ranks(
 
     Greedy responses do not depend on the number of ranks; sampled ones do.
     """
-    own = seed if ranks.rank == 0 else int(np.random.SeedSequence([seed, ranks.rank]).generate_state(1)[0])
+    own = seed if ranks.rank == 0 else draw_seed(seed, ranks.rank)
     parts = ranks.gather(engine.generate(prompts[ranks.rank :: ranks.world], sampling, own))
     return [parts[place % ranks.world][place // ranks.world] for place in range(len(prompts))]
 

@@ -17,8 +17,8 @@ from evolpo.recipes.runs.evaluation import (
     read_judged,
     write_judged,
 )
+from evolpo.recipes.runs.seeds import draw_seed
 from evolpo.recipes.training.parts import Parts
-from evolpo.recipes.training.rollout import draw_seed
 from evolpo.rl.logs.files import write_json
 
 

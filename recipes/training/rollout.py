@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
 from evolpo.recipes.runs.evaluation import right_of
+from evolpo.recipes.runs.seeds import draw_seed
 from evolpo.recipes.training.metrics import Timer
 from evolpo.recipes.training.parts import Parts
 from evolpo.rl.advantages import has_signal
@@ -64,8 +63,3 @@ def _scored(parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, seed: i
     if parts.rewards.unscored.last:
         parts.progress.note(parts.rewards.unscored.last)
     return scored
-
-
-def draw_seed(*path: int) -> int:
-    """The seed of one draw: a function of the run's seed and of where in the run it stands."""
-    return int(np.random.SeedSequence(path).generate_state(1)[0])

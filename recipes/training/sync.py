@@ -12,7 +12,7 @@ from evolpo import InputError
 from evolpo.model.lora import LoraConfig
 from evolpo.model.shapes import EXPERTS
 from evolpo.rl.trainer import Trainer
-from evolpo.rollout.engine import LARGEST_RANK, RolloutEngine
+from evolpo.rollout.engine import ADAPTER_RANKS, RolloutEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,8 +37,8 @@ def adapter_rank(lora: LoraConfig | None, wanted: str, model: PreTrainedModel) -
     hindrance = ""
     if any(getattr(model.config, name, 0) for name in EXPERTS):
         hindrance = "vLLM's kernels for experts cannot be trusted with adapters"
-    elif lora.rank > LARGEST_RANK:
-        hindrance = f"vLLM takes adapters up to rank {LARGEST_RANK}"
+    elif lora.rank > ADAPTER_RANKS[-1]:
+        hindrance = f"vLLM takes adapters up to rank {ADAPTER_RANKS[-1]}"
     if hindrance and wanted == "adapter":
         raise InputError(f"rollout.lora_sync: adapter cannot be: {hindrance}; give auto or folded")
     if hindrance or wanted == "folded" or (wanted == "auto" and not torch.cuda.is_available()):

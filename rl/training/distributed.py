@@ -37,7 +37,9 @@ def init_distributed() -> tuple[int, int]:
 
 
 def from_rank_0(value: str) -> str:
-    """The value that rank 0 gives, on every rank."""
+    """The value that rank 0 gives, on every rank; a process that is no rank has its own."""
+    if not torch.distributed.is_initialized():
+        return value
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]

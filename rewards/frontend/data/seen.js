@@ -5,21 +5,12 @@
   const MIN_SIZE = 9; // CSS pixels of type below which nobody reads.
   const USABLE = "button, a[href], summary, label, select, textarea, input, [contenteditable=''], [contenteditable=true], " +
     "[role=button], [role=link], [role=tab], [role=menuitem], [role=switch], [role=checkbox], [role=radio], [role=option]";
-  // Out of the prototypes: a form with a field called "matches" or "parentElement" has them in the place of its own.
-  const getter = (type, name) => {
-    const {get} = Object.getOwnPropertyDescriptor(type.prototype, name);
-    return (object) => get.call(object);
-  };
-  const method = (type, name) => (object, ...rest) => type.prototype[name].call(object, ...rest);
-  const [parentOf, bodyOf, rootOf] = [getter(Node, "parentElement"), getter(Document, "body"), getter(Document, "documentElement")];
-  const [slotOf, shadowOf, nameOf] = [getter(Element, "assignedSlot"), getter(Element, "shadowRoot"), getter(Element, "localName")];
-  const [matches, closest, boxOf] = ["matches", "closest", "getBoundingClientRect"].map((name) => method(Element, name));
-  const [visibility, treeOf, contains] = [method(Element, "checkVisibility"), method(Node, "getRootNode"), method(Node, "contains")];
-  const [pointIn, pointInShadow] = [method(Document, "elementFromPoint"), method(ShadowRoot, "elementFromPoint")];
-  const [body, root] = [bodyOf(document), rootOf(document)];
+  const {parentOf, rootOf, contains, shadow, slotOf, tag, matches, closest, rect: boxOf, checkVisibility,
+         elementFromPoint} = dom;
+  const [body, root] = [dom.body(), dom.documentElement()];
 
-  const shown = (element) => visibility(element, {opacityProperty: true, visibilityProperty: true});
-  const above = (element) => slotOf(element) ?? parentOf(element) ?? treeOf(element).host ?? null;
+  const shown = (element) => checkVisibility(element, {opacityProperty: true, visibilityProperty: true});
+  const above = (element) => slotOf(element) ?? parentOf(element) ?? rootOf(element).host ?? null;
   const chain = function* (element) { for (let at = element; at; at = above(at)) yield at; };
   const alpha = (color) => {
     if (color === "transparent") return 0;
@@ -52,10 +43,10 @@
   const covered = (element, box) => {
     const [x, y] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
     if (x < 0 || y < 0 || x >= innerWidth || y >= innerHeight) return false;
-    let top = pointIn(document, x, y);
+    let top = elementFromPoint(x, y);
     for (let inner = top; inner; ) {
       top = inner;
-      inner = shadowOf(top) && pointInShadow(shadowOf(top), x, y);
+      inner = shadow(top)?.elementFromPoint(x, y);
       if (inner === top) break;
     }
     if (!top || getComputedStyle(element).pointerEvents === "none" || closest(element, "label")) return false;
@@ -130,16 +121,16 @@
 
   let looked = 0;
   const walk = (from) => {
-    const nodes = document.createTreeWalker(from, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
-    const range = document.createRange();
+    const nodes = dom.createTreeWalker(from, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT);
+    const range = dom.createRange();
     for (let node = nodes.nextNode(); node && looked++ < MAX_NODES; node = nodes.nextNode()) {
       if (node.nodeType === Node.ELEMENT_NODE) {
-        if (shadowOf(node)) walk(shadowOf(node));
+        if (shadow(node)) walk(shadow(node));
         if (matches(node, "script, style, template, noscript") || !shown(node)) continue;
         note(node);
         if (!matches(node, "input, textarea, select")) continue;
         const kept = ["submit", "button", "reset"].includes(node.type) ? node.value : node.placeholder;
-        const text = nameOf(node) === "select" ? [...node.options].map((one) => one.label).join(" ") : kept;
+        const text = tag(node) === "select" ? [...node.options].map((one) => one.label).join(" ") : kept;
         const box = text && !matches(node, "[type=checkbox], [type=radio], [type=range], [type=hidden]") &&
           readable(node, [boxOf(node)]);
         if (box) add(node, text, true, box);
