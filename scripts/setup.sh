@@ -33,9 +33,15 @@ find_missing() {
     command -v g++ >/dev/null || needed+=(g++)
     [ "$kind" = gpu ] || "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || needed+=(libnuma1)
     useful=() # Rewards run code in a sandbox and pages in a browser.
-    for program in bwrap:bubblewrap node:nodejs chromium:chromium; do
+    for program in bwrap:bubblewrap node:nodejs; do
         command -v "${program%%:*}" >/dev/null || useful+=("${program##*:}")
     done
+    # Without the parts for windows Chromium takes half the time for a page; Ubuntu has only the whole one.
+    if command -v chromium-headless-shell >/dev/null; then :
+    elif command -v chromium >/dev/null && [ "$(id -u)" != 0 ]; then :
+    elif [ -n "$(apt-cache madison chromium-headless-shell 2>/dev/null)" ]; then useful+=(chromium-headless-shell)
+    elif ! command -v chromium >/dev/null; then useful+=(chromium)
+    fi
     # Pages in any script, with emoji.
     for font in :lang=zh:fonts-noto-cjk ":family=Noto Color Emoji:fonts-noto-color-emoji"; do
         [ -n "$(fc-list "${font%:*}" 2>/dev/null)" ] || useful+=("${font##*:}")
@@ -43,9 +49,10 @@ find_missing() {
 }
 find_missing
 if [ $((${#needed[@]} + ${#useful[@]})) -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update &>"$work/log" || cat "$work/log" >&2
+    find_missing
     wanted=("${needed[@]}" "${useful[@]}")
     say "apt-get install ${wanted[*]}"
-    apt-get update &>"$work/log" || cat "$work/log" >&2
     for package in "${wanted[@]}"; do
         DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$package" &>"$work/log" ||
             cat "$work/log" >&2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 from evolpo import InputError
 from evolpo.recipes.doctor.finding import CARE, GOOD, Finding
@@ -42,7 +43,7 @@ def node() -> Finding:
 
 def browser() -> Finding:
     """A page in Chromium."""
-    from evolpo.rewards.frontend.browser import BrowserThread
+    from evolpo.rewards.frontend.browser import BrowserThread, find_chromium
     from evolpo.rewards.frontend.extract import Page
 
     try:
@@ -64,13 +65,13 @@ def browser() -> Finding:
             CARE,
             f"Chromium does not run ({reason})",
             FRONTEND,
-            "apt-get install chromium",
+            "apt-get install chromium-headless-shell",
         )
     finally:
         thread.close()
     if text != "42" or not picture.startswith(b"\x89PNG"):
         return Finding(CARE, f"a page gave {text!r}", FRONTEND, "report it")
-    return Finding(GOOD, f"a page ran in Chromium and was drawn, {len(picture)} bytes")
+    return Finding(GOOD, f"a page ran in {Path(find_chromium()).name} and was drawn, {len(picture)} bytes")
 
 
 def fonts() -> Finding:

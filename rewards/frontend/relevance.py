@@ -1,8 +1,8 @@
 """Is a page about what the prompt asks for? Words and kinds of things that the prompt names, found on the page.
 
-Lexical measures: shared stems (Porter, "An algorithm for suffix stripping", 1980, in the English Snowball version) and
-the cosine of their counts. They know no synonyms and cannot tell whether what is named works, which is why a score
-that rests on them alone is capped.
+Two measures: shared stems (Porter, "An algorithm for suffix stripping", 1980, in the English Snowball version), and
+nearness of meaning by a small model of sentences (see `meaning`). Neither can tell whether what is named works, which
+is why a score that rests on them alone is capped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from evolpo.rewards.frontend.meaning import nearness_of_meaning
 from evolpo.rewards.frontend.seen import Seen
 from evolpo.rewards.frontend.tab import script
 
 FULL_COVERAGE = 0.4
 """Share of the prompt's words that is enough: prompts also say how, not only what."""
-NEARNESS_SHARE = 0.25
+NEARNESS_SHARE = 0.5
 FULL_NEARNESS = 0.4
-"""Cosine from which on a page's text is near: honest pages have more to say than their prompts."""
+"""Cosine of counts from which on a page's text is near: honest pages have more to say than their prompts."""
 WITHOUT_KINDS, WITHOUT_USE = 0.3, 0.6
 """What is left of the value of the words if nothing of a kind that is named is there, and if they are on no control."""
 OPERABLE = 2
@@ -71,7 +72,7 @@ class Relevance:
     coverage: float = 1.0
     """Share of the prompt's words found in what is readable."""
     nearness: float = 1.0
-    """Cosine of the counts of words."""
+    """Of meaning, or by the cosine of the counts of words if that is more: 1 is near enough."""
     kinds: float = 1.0
     """Share of the kinds of things it names (buttons, fields, tables ...) that are there."""
     operable: float = 1.0
@@ -89,7 +90,8 @@ class Relevance:
 def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None) -> Relevance:
     """Nearness of a page to a prompt, 0 to 1; 1 for a prompt that names nothing.
 
-    The words, `FULL_COVERAGE` of which are enough, make three quarters of it, the cosine of their counts a quarter.
+    Half of it are the words, `FULL_COVERAGE` of which are enough, half is nearness: of meaning, or by counts of words,
+    since the model of meaning is one of English.
     Where the prompt names kinds of things, 70% of that depends on whether they are there; where it asks for something
     to use, 40% on whether controls work and carry its words. A block of text that repeats or recites the prompt
     counts for nothing, what it puts into quotation marks aside; words between backticks are names for programs and
@@ -111,9 +113,11 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     blocks = [_own_words(text, prompt, wanted) for text in (*seen.texts, *seen.controls)]
     counts = Counter(stem for block in blocks for stem in block)
     found = wanted & counts.keys()
-    coverage, nearness = len(found) / len(wanted), _cosine(Counter(_stems(prompt)), counts)
-    text = (1 - NEARNESS_SHARE) * min(1.0, coverage / FULL_COVERAGE)
-    text += NEARNESS_SHARE * min(1.0, nearness / FULL_NEARNESS)
+    coverage = len(found) / len(wanted)
+    own_text = [text for text, words in zip((*seen.texts, *seen.controls), blocks, strict=True) if words]
+    by_counts = _cosine(Counter(_stems(prompt)), counts) / FULL_NEARNESS
+    nearness = min(1.0, max(by_counts, nearness_of_meaning(prompt, " . ".join(own_text))))
+    text = (1 - NEARNESS_SHARE) * min(1.0, coverage / FULL_COVERAGE) + NEARNESS_SHARE * nearness
     named = _named_kinds(prompt)
     there = [kind for kind in named if kind in seen.kinds or _INSTEAD.get(kind, frozenset()) & seen.kinds]
     kinds, operable = len(there) / len(named) if named else 1.0, 1.0

@@ -1,15 +1,14 @@
 import asyncio
-import shutil
 
 import pytest
 
-from evolpo.rewards.frontend.browser import close_shared_browser
+from evolpo.rewards.frontend.browser import close_shared_browser, find_chromium
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _browser():
     """Chromium is a requirement of these tests, not an option; one serves them all."""
-    assert shutil.which("chromium"), "these tests need Chromium: apt-get install chromium"
+    find_chromium()
     yield
     close_shared_browser()
 

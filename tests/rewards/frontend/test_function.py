@@ -330,8 +330,8 @@ def test_browser_that_hangs_is_killed_and_replaced(run, monkeypatch):
         assert asyncio.run(thread.run(work, 30.0)) == 2
         started = time.perf_counter()
         with pytest.raises(PageHangError):
-            asyncio.run(thread.run(hang, 30.0))
-        assert time.perf_counter() - started < 25
+            asyncio.run(thread.run(hang, 120.0))
+        assert time.perf_counter() - started < 110  # Of the clock, on a busy machine: not the deadline noticed it.
         assert asyncio.run(thread.run(work, 30.0)) == 2
         alive = processes()
     finally:
@@ -348,6 +348,15 @@ def test_missing_chromium_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="there is no chromium in \\$PATH; apt-get install chromium"):
         find_chromium()
+
+
+def test_the_chromium_without_windows_is_taken_if_it_is_there(monkeypatch, tmp_path):
+    monkeypatch.delenv("EVOLPO_CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("chromium-browser", "chromium", "chromium-headless-shell"):
+        (tmp_path / name).write_text("#!/bin/sh")
+        (tmp_path / name).chmod(0o755)
+        assert find_chromium() == str(tmp_path / name)
 
 
 def test_one_browser_for_all():
