@@ -20,7 +20,7 @@ from evolpo import InputError
 from evolpo.rewards.ending import at_end
 from evolpo.rewards.frontend import tab as tab_module
 from evolpo.rewards.frontend.extract import Page
-from evolpo.rewards.frontend.tab import PageFaultError, PageHangError, ProcessTime, Tab, script
+from evolpo.rewards.frontend.tab import VIEWPORT, PageFaultError, PageHangError, ProcessTime, Tab, script
 
 if TYPE_CHECKING:
     import psutil
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VIEWPORT = (1280, 800)
-"""Width and height of the window in CSS pixels."""
 MAX_PAGES = 2
 """Pages that are judged at the same time."""
 EPOCH = "2024-01-01T12:00:00Z"

@@ -9,11 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from evolpo.rewards.frontend.browser import VIEWPORT, BrowserThread, shared_browser
+from evolpo.rewards.frontend.browser import BrowserThread, shared_browser
 from evolpo.rewards.frontend.controls import ControlReport, use_controls
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.seen import Seen, look
-from evolpo.rewards.frontend.tab import ORIGIN, PageCrashError, PageFaultError, PageHangError, Tab, script
+from evolpo.rewards.frontend.tab import (
+    ORIGIN,
+    VIEWPORT,
+    PageCrashError,
+    PageFaultError,
+    PageHangError,
+    Tab,
+    script,
+)
 from evolpo.rewards.frontend.twins import MAX_CONTROLS
 
 if TYPE_CHECKING:

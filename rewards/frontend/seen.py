@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evolpo.rewards.frontend.browser import VIEWPORT
-from evolpo.rewards.frontend.tab import Tab, script
+from evolpo.rewards.frontend.tab import VIEWPORT, Tab, script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +43,7 @@ async def look(tab: Tab) -> Seen:
     except RuntimeError:  # What makes the reading fail is the page, and nobody can read it.
         return Seen()
     height = max(1, min(int(found["height"]), MAX_HEIGHT))
-    clip = {"x": 0, "y": 0, "width": VIEWPORT[0], "height": height, "scale": 1}
-    shot = await tab.command("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": height > VIEWPORT[1]})
-    pixels = _grey(base64.b64decode(shot["data"]))
+    pixels = _grey(await tab.picture(VIEWPORT[0], height))
     blocks = [block for block in found["blocks"] if any(_inked(pixels, box) for box in block["boxes"])]
     return Seen(
         tuple(block["text"] for block in blocks if not block["control"]),

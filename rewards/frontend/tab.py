@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import struct
 import time
 import zlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+VIEWPORT = (1280, 800)
+"""Width and height of the window in CSS pixels."""
 ORIGIN = "https://page.test"
 STEP_TIMEOUT_S = 10.0
 """Seconds of CPU time that a page has for one command; one that answers later hangs. Of the clock for an empty page."""
@@ -33,6 +36,8 @@ SLOW_FRAME_S = 0.04
 SLOW_STEPS_MS = (50, 250)
 """Steps for slow pages, and for those whose frame takes five times as long."""
 
+SHOTS, SHOT_PAUSE_S = 5, 0.1
+"""How often a picture is tried, and seconds in between."""
 READ_S = 0.1
 """Seconds that a page has to read a file that it was given: reading does not wait for the page's own time."""
 DRAG_STEPS = 5
@@ -238,7 +243,26 @@ class Tab:
 
     async def screenshot(self) -> bytes:
         """PNG of the window, with animations at their ends."""
-        return await self._within(self.playwright.screenshot(animations="disabled", timeout=0))
+        return await self._taken(lambda: self.playwright.screenshot(animations="disabled", timeout=0))
+
+    async def picture(self, width: int, height: int) -> bytes:
+        """PNG of the page from its top left corner, in CSS pixels; beyond the window it is laid out for that."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        beyond = {"clip": clip, "captureBeyondViewport": height > VIEWPORT[1]}
+        shot = await self._taken(lambda: self._cdp.send("Page.captureScreenshot", beyond))
+        return base64.b64decode(shot["data"])
+
+    async def _taken(self, take: Callable[[], Awaitable[T]]) -> T:
+        """A picture; taken again where Chromium has just thrown away the frame, as it does in fast animations."""
+        from playwright.async_api import Error
+
+        for _ in range(SHOTS - 1):
+            with contextlib.suppress(Error):
+                return await self._within(take())
+            if self.crashed:
+                break
+            await asyncio.sleep(SHOT_PAUSE_S)
+        return await self._within(take())
 
     async def click(self, x: float, y: float) -> None:
         """A real click of the mouse at a place in the window."""

@@ -10,7 +10,7 @@ from evolpo.rewards.frontend import tab as tab_module
 from evolpo.rewards.frontend.browser import BrowserThread, find_chromium, shared_browser
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.function import exercise
-from evolpo.rewards.frontend.tab import PageHangError
+from evolpo.rewards.frontend.tab import PageFaultError, PageHangError
 
 
 def buttons(report):
@@ -338,6 +338,33 @@ def test_browser_that_hangs_is_killed_and_replaced(run, monkeypatch):
         thread.close()
     psutil.wait_procs(alive, timeout=5)
     assert not any(one.is_running() for one in alive)
+
+
+@pytest.mark.parametrize(("failures", "well"), [(4, True), (5, False)])
+def test_a_picture_is_taken_again_if_the_frame_was_thrown_away(run, failures, well):
+    """In fast animations Chromium says so now and then."""
+    from playwright.async_api import Error
+
+    async def work(browser):
+        async with browser.open(Page(COUNTER)) as tab:
+            real, left = tab.playwright.screenshot, failures
+
+            async def screenshot(**given):
+                nonlocal left
+                left -= 1
+                if left >= 0:
+                    raise Error("Protocol error (Page.captureScreenshot): Unable to capture screenshot")
+                return await real(**given)
+
+            tab.playwright.screenshot = screenshot
+            return await tab.screenshot()
+
+    job = shared_browser().run(work, 60.0)
+    if well:
+        assert run(job)[0].startswith(b"\x89PNG")
+    else:
+        with pytest.raises(PageFaultError, match="Unable to capture"):
+            run(job)
 
 
 def test_missing_chromium_is_said(monkeypatch):
