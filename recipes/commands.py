@@ -169,6 +169,13 @@ COMMANDS: Mapping[str, Command] = {
         summary="a training step against TRL's",
         example="evolpo bench step",
     ),
+    "bench scale": Command(
+        config="bench_scale",
+        schema="evolpo.recipes.bench.scale:BenchScaleConfig",
+        main="evolpo.recipes.bench.scale:bench_scale",
+        summary="the same by lengths and groups",
+        example="evolpo bench scale",
+    ),
     "bench losses": Command(
         config="bench_losses",
         schema="evolpo.recipes.bench.losses:BenchLossesConfig",

@@ -180,7 +180,7 @@ def bench_step(config: BenchStepConfig) -> dict[str, Any]:
         compile=config.compile,
         seed=config.seed,
     )
-    conditions, steps = _measure(task, output)
+    conditions, steps = measure(task, output)
     setting = {**asdict(task), "warmup": config.warmup, **conditions["evolpo"], "trl": version("trl")}
     report = summarise({name: taken[config.warmup :] for name, taken in steps.items()}, setting)
     output.write_text(json.dumps(report, indent=2) + "\n")
@@ -188,7 +188,7 @@ def bench_step(config: BenchStepConfig) -> dict[str, Any]:
     return report
 
 
-def _measure(task: StepTask, output: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+def measure(task: StepTask, output: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Conditions and steps, the warmup included, of each side."""
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in WORKERS}
     with ExitStack() as stack:

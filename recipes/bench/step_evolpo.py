@@ -70,6 +70,8 @@ def run_evolpo(task: StepTask, turns: Turns) -> None:
     from evolpo.rollout.engine import Sampling
 
     trainer, engine, prompts = load_evolpo(task)
+    if task.full_length:
+        engine.ends = []
     sampling = Sampling(task.responses_per_prompt, task.max_response_tokens)
     watch = Stopwatch()
     trainer.engine.forward = watch.timed("logprobs", trainer.engine.forward)

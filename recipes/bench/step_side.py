@@ -37,6 +37,8 @@ class StepTask:
     precision: str
     compile: bool
     seed: int
+    full_length: bool = False
+    """Let every response run to its budget: the model's end of text is no end that the chat template names either."""
 
 
 def reward(token_ids: Sequence[int]) -> float:

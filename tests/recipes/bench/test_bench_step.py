@@ -6,55 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from evolpo import InputError
-from evolpo.model import ModelConfig
+from evolpo.model import ModelConfig, load_tokenizer
 from evolpo.recipes.bench import step as bench
 from evolpo.recipes.bench.step import BenchStepConfig, Side, bench_step, print_report, questions, summarise
 from evolpo.recipes.bench.step_evolpo import build_batch, kv_cache_gb
 from evolpo.recipes.bench.step_side import PHASES, StepTask, reward
 from evolpo.rl.data import Group, Prompt, Response
-
-TEMPLATE = (
-    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
-)
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token; two special tokens and a chat template."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>", chat_template=TEMPLATE
-    )
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Llama of two layers, its heads of a size that vLLM has on the CPU."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def test_both_sides_step_in_turn(model_path: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +117,8 @@ def test_every_response_carries_a_signal() -> None:
     assert reward((1, 2)) == reward([1, 2])
 
 
-def test_batch_has_the_advantages_and_sentences_of_its_responses() -> None:
-    tokenizer = make_tokenizer()
+def test_batch_has_the_advantages_and_sentences_of_its_responses(model_path: str) -> None:
+    tokenizer = load_tokenizer(model_path)
     prompt = Prompt("0", "What?", (1, 2))
     texts = ["One. Two. Three.", "No end"]
     responses = []
