@@ -1,11 +1,13 @@
 """Log-probabilities of response tokens: the LM head runs on them alone, in chunks, and never keeps its logits.
 
 With N response tokens, hidden size H and vocabulary V the logits would be [N, V]. Here a chunk of them lives at a time,
-in the forward pass and again in the backward pass, so that peak memory is chunk x V, whatever N is.
+in the forward pass and again in the backward pass, so that peak memory is chunk x V, whatever N is. Products are those
+of a chunk. What is done to logits in fp32 is done to strips of it, which need little memory and stay in a CPU's caches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 ENTROPY_EVERY = 8
 """One response token in so many is asked for its entropy: a mean needs no more."""
 CHUNK = 512
-"""Response tokens whose logits are in memory at a time."""
+"""Response tokens whose logits are in memory at a time in fp32; twice as many in bf16."""
+CPU_STRIP = 16
+"""Of them, those whose logits are in memory in fp32 at a time on a CPU: few enough for its caches."""
+STRIP = 256
+"""The same elsewhere: enough to be worth a kernel."""
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -45,17 +51,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
         entropy = logprobs.new_empty(-(-size // entropy_every) if entropy_every else 0)
         logsumexp = torch.empty_like(logprobs)
         for start in range(0, size, chunk):
-            part = slice(start, start + chunk)
-            logits = rule.apply_(nn.functional.linear(hidden[part], weight, bias).float())  # [chunk, V]
-            if temperature != 1.0:
-                logits /= temperature
-            logsumexp[part] = logits.logsumexp(dim=1)
-            logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logsumexp[part]
-            if entropy_every:
-                first = -(-start // entropy_every)  # of the tokens that are asked, the first in this chunk
-                asked = slice(first * entropy_every - start, None, entropy_every)
-                logs = logits[asked] - logsumexp[part][asked, None]
-                entropy[first : first + len(logs)] = -torch.linalg.vecdot(logs.exp(), logs)
+            products = nn.functional.linear(hidden[start : start + chunk], weight, bias)  # [chunk, V]
+            for own, part in _strips(products, start):
+                logits = rule.apply_(products[own].float())  # [strip, V]
+                if temperature != 1.0:
+                    logits /= temperature
+                logsumexp[part] = logits.logsumexp(dim=1)
+                logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logsumexp[part]
+                if entropy_every:
+                    first = -(-part.start // entropy_every)  # of the tokens that are asked, the first in this strip
+                    asked = slice(first * entropy_every - part.start, None, entropy_every)
+                    logs = logits[asked] - logsumexp[part][asked, None]
+                    entropy[first : first + len(logs)] = -torch.linalg.vecdot(logs.exp(), logs)
         ctx.save_for_backward(hidden, weight, bias, targets, logsumexp)
         ctx.temperature, ctx.chunk, ctx.rule = temperature, chunk, rule
         ctx.mark_non_differentiable(entropy)
@@ -72,23 +79,34 @@ class _ChunkedLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         scaled = grads[0] / ctx.temperature  # [N]
         for start in range(0, len(targets), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            logits = rule.apply_(nn.functional.linear(hidden[part], weight, bias).float())
-            slope = rule.slope(logits)
-            if ctx.temperature != 1.0:
-                logits /= ctx.temperature
-            grad = logits.sub_(logsumexp[part, None]).exp_().mul_(-scaled[part, None])  # [chunk, V]
-            grad.scatter_add_(1, targets[part, None], scaled[part, None])
-            if rule != PLAIN:
-                grad *= slope
-            grad = grad.to(weight.dtype)
-            torch.matmul(grad, weight, out=grad_hidden[part])
+            rows = slice(start, start + ctx.chunk)
+            grad = nn.functional.linear(hidden[rows], weight, bias)  # [chunk, V]: products, then their gradient
+            for own, part in _strips(grad, start):
+                logits = rule.apply_(grad[own].float())  # [strip, V]
+                slope = rule.slope(logits)
+                if ctx.temperature != 1.0:
+                    logits /= ctx.temperature
+                logits.sub_(logsumexp[part, None]).exp_().mul_(-scaled[part, None])
+                logits.scatter_add_(1, targets[part, None], scaled[part, None])
+                if rule != PLAIN:
+                    logits *= slope
+                grad[own] = logits
+            torch.matmul(grad, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                _add_product(grad_weight, grad, hidden[part])
+                _add_product(grad_weight, grad, hidden[rows])
             if grad_bias is not None:
                 grad_bias += grad.sum(dim=0)
         grad_weight = grad_weight if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+
+
+def _strips(products: Tensor, start: int) -> Iterator[tuple[slice, slice]]:
+    """Strips of a chunk that begins at token `start`, by their places in the chunk and among all tokens."""
+    size = len(products)
+    strip = CPU_STRIP if products.device.type == "cpu" else STRIP
+    for first in range(0, size, strip):
+        last = min(first + strip, size)
+        yield slice(first, last), slice(start + first, start + last)
 
 
 def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
@@ -104,7 +122,7 @@ def chunked_logprobs(
     weight: Tensor,
     targets: Tensor,
     temperature: float = 1.0,
-    chunk: int = CHUNK,
+    chunk: int = 0,
     entropy_every: int = 0,
     *,
     bias: Tensor | None = None,
@@ -117,7 +135,7 @@ def chunked_logprobs(
         weight: [V, H] weight of the LM head, in the dtype of `hidden`.
         targets: [N] int64 token ids.
         temperature: sampling temperature of the rollout; the policy is the distribution that was sampled from.
-        chunk: tokens whose logits are in memory at a time.
+        chunk: tokens whose logits are in memory at a time; 0: `CHUNK`.
         entropy_every: also compute the entropy, in nats and without gradient, of the first of every so many
             distributions; 0: of none.
         bias: [V] of the LM head, or None.
@@ -126,6 +144,7 @@ def chunked_logprobs(
     Returns:
         [N] float32 log-probabilities in nats, and [N / entropy_every, rounded up] entropies or None.
     """
+    chunk = chunk or CHUNK * torch.float32.itemsize // weight.dtype.itemsize
     logprobs, entropy = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, targets, temperature, chunk, entropy_every, rule
     )
@@ -136,14 +155,14 @@ class Policy(nn.Module):
     """A causal language model that answers with log-probabilities of response tokens instead of logits."""
 
     def __init__(
-        self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = CHUNK, mtp_weight: float = 0.0
+        self, model: PreTrainedModel, temperature: float = 1.0, chunk: int = 0, mtp_weight: float = 0.0
     ) -> None:
         """Switch the model to packed attention.
 
         Args:
             model: any causal language model of transformers whose attention is replaceable; see `check_supported`.
             temperature: sampling temperature of the rollout.
-            chunk: response tokens whose logits are in memory at a time.
+            chunk: response tokens whose logits are in memory at a time; 0: `CHUNK`.
             mtp_weight: weight of multi-token prediction; with 0 its layers, where there are any, are frozen.
         """
         super().__init__()

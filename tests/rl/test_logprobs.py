@@ -8,7 +8,7 @@ from evolpo.model import load_model
 from evolpo.model.head import LogitRule
 from evolpo.rl.batching import collate
 from evolpo.rl.data import Row
-from evolpo.rl.logprobs import CHUNK, Policy, check_supported, chunked_logprobs
+from evolpo.rl.logprobs import CHUNK, CPU_STRIP, Policy, check_supported, chunked_logprobs
 
 CPU = torch.device("cpu")
 
@@ -142,14 +142,16 @@ def test_nothing_of_the_size_of_the_logits_is_kept():
 
 
 class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
+    """Notes the largest tensor, of a dtype if one is given, that any operation returns."""
 
-    elements = 0
+    def __init__(self, dtype=None):
+        super().__init__()
+        self.dtype, self.elements = dtype, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and self.dtype in (None, tensor.dtype):
                 self.elements = max(self.elements, tensor.numel())
         return result
 
@@ -163,6 +165,22 @@ def test_no_tensor_of_the_size_of_the_logits_ever_exists():
             chunked_logprobs(hidden, weight, targets, chunk=16, entropy_every=1)[0].sum().backward()
         largest.append(mode.elements)
     assert largest == [16 * 4096, 16 * 4096]
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, CHUNK), (torch.bfloat16, 2 * CHUNK)])
+def test_logits_in_memory_are_as_many_bytes_in_any_dtype(dtype, tokens):
+    hidden, weight, targets, _ = random_case(tokens=3 * CHUNK, hidden=8, vocabulary=64, dtype=dtype)
+    with LargestTensor() as mode:
+        chunked_logprobs(hidden, weight, targets)
+    assert mode.elements == tokens * 64
+
+
+def test_fp32_logits_of_a_bfloat16_model_are_those_of_a_strip():
+    hidden, weight, targets, _ = random_case(tokens=100, hidden=8, vocabulary=4096, dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    with LargestTensor(torch.float32) as mode:
+        chunked_logprobs(hidden, weight, targets, entropy_every=1)[0].sum().backward()
+    assert mode.elements == CPU_STRIP * 4096
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -257,7 +275,6 @@ def test_shared_prompts_have_the_gradients_of_separate_rows(model):
 def test_the_policy_takes_the_head_of_the_model(model):
     policy = Policy(model)
     assert policy.head is model.lm_head
-    assert policy.chunk == CHUNK
     assert [name for name, _ in policy.named_parameters()] == [f"model.{name}" for name, _ in model.named_parameters()]
 
 
