@@ -22,7 +22,7 @@ from evolpo.rewards.service.config import ServiceConfig
 from evolpo.rewards.service.service import RewardService
 from evolpo.rewards.service.waiting import as_they_come
 from evolpo.rewards.stack import RewardError
-from evolpo.rewards.values import plain_numbers
+from evolpo.rewards.values import plain_numbers, plain_values
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,7 +52,8 @@ class ScoreConfig:
     retries: int = 0
     """How many more times a line is tried after an error or a timeout; training has `rewards.service.retries`."""
     output: str = ""
-    """JSONL to write: per line value, status, error, metrics and seconds; empty for none."""
+    """JSONL to write: per line value, status, error, metrics, what else the reward tells (`artifacts`, but for pictures
+    and other bytes) and seconds; empty for none."""
 
     def __post_init__(self) -> None:
         """Check that nothing is missing."""
@@ -155,6 +156,8 @@ def _write(path: Path, scores: Sequence[Score]) -> None:
                     "error": one.error,
                     "metrics": plain_numbers(one.metrics),
                 }
+                told = plain_values({name: value for name, value in one.artifacts.items() if name != "error"})
+                line |= {"artifacts": told} if told else {}
                 file.write(json.dumps(line | {"elapsed_s": one.elapsed_s}, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"output: {path} cannot be written: {error}") from error

@@ -116,6 +116,18 @@ def _with_plain_metrics(score: Score) -> Score:
     return replace(score, metrics=plain_numbers(score.metrics))
 
 
+def plain_values(value: Any, depth: int = 8) -> Any:
+    """What JSON has of a value, tuples as lists; bytes, other objects and what is deeper are left out."""
+    if isinstance(value, str | bool) or value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping) and depth:
+        told = ((str(name), plain_values(one, depth - 1)) for name, one in value.items())
+        return {name: one for name, one in told if one not in (None, [], {})}
+    if isinstance(value, list | tuple) and depth:
+        return [one for one in (plain_values(each, depth - 1) for each in value) if one is not None]
+    return None
+
+
 def plain_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Those of the values that are one finite number, as floats: one that is none would spoil the mean of a step."""
     numbers = {}

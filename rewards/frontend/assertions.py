@@ -9,6 +9,7 @@ In the metadata of a prompt, with selectors as Playwright has them (CSS, `text=S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,36 @@ ACTION_TIMEOUT_MS = 3000
 SETTLE_MS = 200
 """Milliseconds of the page's own time after each step."""
 MAX_WAIT_MS = 60_000
+MAX_TEXT = 2000
+"""Characters of an element from which on it says no number: it may hold them all."""
+_KEYS = {
+    "Backquote",
+    "Minus",
+    "Equal",
+    "Backslash",
+    "Backspace",
+    "Tab",
+    "Delete",
+    "Escape",
+    "ArrowDown",
+    "ArrowUp",
+    "ArrowLeft",
+}
+_KEYS |= {
+    "ArrowRight",
+    "End",
+    "Enter",
+    "Home",
+    "Insert",
+    "PageDown",
+    "PageUp",
+    "Space",
+    "Shift",
+    "Control",
+    "Alt",
+    "Meta",
+}
+_KEYS |= {"ControlOrMeta", *(f"F{number}" for number in range(1, 13))}
 DEADLINE_S = 60.0
 
 STEPS: Mapping[str, tuple[type, ...]] = {
@@ -118,7 +149,16 @@ def _action(data: object, known: Mapping[str, tuple[type, ...]], place: str) -> 
     in_range = name != "wait_ms" or (fits and 0 <= given[0] <= MAX_WAIT_MS)
     if not fits or not in_range or (name == "no_errors" and given != (True,)):
         raise InputError(f"{place}.{name}: {value!r} does not fit; give {_ARGUMENTS.get(name, 'a selector')}")
+    if name == "press" and (unknown := _unknown_key(given[0])):
+        raise InputError(f"{place}.press: {unknown!r} is no key; give one such as a, Enter, ArrowDown or Control+K")
     return Action(name, given)
+
+
+def _unknown_key(keys: str) -> str:
+    """The first of some keys, joined by +, that there is not; empty if there are all."""
+    named = re.findall(r"\+(?=$)|[^+]+", keys) or [keys]
+    known = re.compile(r".|Key[A-Z]|Digit\d", re.DOTALL)
+    return next((key for key in named if key not in _KEYS and not known.fullmatch(key)), "")
 
 
 async def run_checks(page: Page, checks: Sequence[Check], deadline_s: float = DEADLINE_S) -> list[CheckResult]:
@@ -131,6 +171,7 @@ async def run_checks(page: Page, checks: Sequence[Check], deadline_s: float = DE
     results: list[CheckResult] = []
 
     async def work(browser: BrowserThread) -> None:
+        results.clear()
         for check in checks:
             async with browser.open(page) as tab:
                 results.append(await _run_check(tab, check))
@@ -200,5 +241,9 @@ async def _failure(tab: Tab, action: Action) -> str:
     if action.name == "attribute":
         value = await element.get_attribute(wanted[0], timeout=ACTION_TIMEOUT_MS) or ""
         return "" if value == wanted[1] else repr(value)
-    texts = " | ".join(await matching.all_inner_texts())
-    return "" if wanted[0] in texts else repr(texts[:300])
+    texts = await matching.all_inner_texts()
+    said = " | ".join(text for text in texts if len(text) <= MAX_TEXT or not any(map(str.isdigit, wanted[0])))
+    if wanted[0] in said:
+        return ""
+    longest = max(map(len, texts))
+    return f"{longest} characters, which say every number" if longest > MAX_TEXT else repr(said[:300])

@@ -100,7 +100,7 @@ class BrowserThread:
             await self._start()
             try:
                 async with asyncio.timeout(deadline_s):
-                    return await work(self)
+                    return await self._tried(work)
             except InputError:
                 raise
             except Exception as error:
@@ -114,6 +114,17 @@ class BrowserThread:
                     raise PageFaultError(first[:300]) from error
                 await self.kill()
                 raise TimeoutError("the browser does not answer and was killed") from error
+
+    async def _tried(self, work: Callable[[BrowserThread], Awaitable[T]]) -> T:
+        """Do it, and once more where Chromium had no picture of a page: another one keeps it busy."""
+        from playwright.async_api import Error
+
+        try:
+            return await work(self)
+        except Error as error:
+            if "capture screenshot" not in error.message:
+                raise
+        return await work(self)
 
     @contextlib.asynccontextmanager
     async def open(self, page: Page) -> AsyncIterator[Tab]:

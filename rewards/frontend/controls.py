@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -21,18 +21,31 @@ MAX_RELOADS = 4
 MAX_COMPARED = 4
 """Controls with which one is compared that seems to do the same as they."""
 KEYS = ("Enter", "Space", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "d", "w", "Escape")
-USED = ("button", "jump", "empty", "nowhere", "file", "drag")
+USED = ("button", "jump", "empty", "nowhere", "file", "drag", "gesture")
 """Kinds of controls that are clicked or dragged; the others are filled, or lead away."""
 NO_KEY = "F8"
 """What the twin gets instead: a key without a meaning."""
-TYPED = ("Ada", "ada@", "555", "example.com", "Passw0rd")
-"""By which it is seen that a form would send what was typed."""
 
 Verdict = Literal["works", "dead", "covered", "neutral", "same"]
 """`neutral`: a field that takes its value, as any does, or a link to elsewhere or to what is in the window already.
 
 `same`: does what all others do.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What goes before using a control that did nothing before."""
+
+    click: Sequence[int] = ()
+    """Controls that are clicked first, in both loads."""
+    moved: Collection[str] = ()
+    """Places that others change: something that goes on there by itself may be stopped."""
+    select: bool = False
+    """Whether what stands in an editable text is selected first."""
+
+
+FIRST = Chance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +102,40 @@ async def _use_all(twins: Twins, verdicts: dict[int, Verdict], effects: dict[int
     for index in buttons:
         verdicts[index], effects[index] = await _use(twins, index)
     working = [index for index in buttons if verdicts[index] == "works"]
+    moved = {change.partition(" ")[2] for index in working for change in effects[index]}
     for index in buttons:
-        if working and verdicts[index] not in ("works", "neutral"):
-            for other in _neighbours(index, working):
-                await twins.click(other)
-            verdicts[index], effects[index] = await _use(twins, index)
+        for before in _before(index, working):
+            if verdicts[index] not in ("works", "neutral"):
+                verdicts[index], effects[index] = await _use(twins, index, Chance(before, moved))
     stuck = [index for index in buttons if verdicts[index] not in ("works", "neutral")]
     if stuck and twins.of_kind("text"):
         twins.filled = {}
         await twins.reload()
         for index in stuck:
-            verdicts[index], effects[index] = await _use(twins, index)
+            verdicts[index], effects[index] = await _use(twins, index, Chance(select=True))
 
 
-def _neighbours(index: int, others: Sequence[int]) -> list[int]:
-    """The nearest before and the nearest after a control."""
-    return [other for other in others if other < index][-1:] + [other for other in others if other > index][:1]
+def _before(index: int, working: Sequence[int]) -> list[Sequence[int]]:
+    """What is used before a control, one after the other: the nearest that work, before and after it; the first."""
+    nearest = [other for other in working if other < index][-1:] + [other for other in working if other > index][:1]
+    return [one for one in (nearest, working[:1]) if one] if nearest != list(working[:1]) else [nearest]
 
 
-async def _use(twins: Twins, index: int) -> tuple[Verdict, frozenset[str]]:
+async def _use(twins: Twins, index: int, chance: Chance = FIRST) -> tuple[Verdict, frozenset[str]]:
     """Use a control in the first load only, compare, then use it in the twin too, to be in step again."""
     for attempt in range(2):
+        for other in chance.click:
+            if twins.kinds[other] == "drag":
+                await twins.drag(other)
+            else:
+                await twins.click(other)
         places = await twins.locate(index)
         if places is not None:
             await asyncio.gather(twins.tab.hover(**places[0]), twins.twin.hover(**places[1]))
             # What has the focus by a script looks otherwise than by a click: it must not be the click that gives it.
             await twins.both(lambda tab: tab.evaluate(f"probe.focus({index})"))
+            if chance.select:
+                await twins.both(lambda tab: tab.evaluate("probe.selectEdited()"))
             await twins.wait(HOVER_MS)
             looked = await twins.states()
             if not looked[0].differing(looked[1]):
@@ -140,17 +161,73 @@ async def _use(twins: Twins, index: int) -> tuple[Verdict, frozenset[str]]:
         await tab.evaluate(f"probe.focus({index})")
 
     effect: frozenset[str] = frozenset()
-    if twins.kinds[index] != "drag":
+    if twins.kinds[index] not in ("drag", "gesture"):
         effect = await twins.try_alone(click, spare, focus, own, looked)
+        if not effect and chance.moved:
+            effect = await twins.stopped(chance.moved)
         if twins.kinds[index] == "empty":  # What `href="#"` does by itself.
             effect -= {"scroll"}
         await twins.twin.click(**other_place)
         await twins.wait(HOVER_MS)
+    if not effect:
+        effect = await _hover(twins, index)
+    for gesture in await twins.tab.evaluate(f"probe.gestures({index})") if not effect else ():
+        effect |= await _gesture(twins, index, gesture)
     if not effect and await twins.tab.evaluate(f"probe.moves({index})"):
         effect = await _drag(twins, index)
     # A file is taken; the place that a link leads to may be in the window already.
     idle: Verdict = "neutral" if twins.kinds[index] in ("file", "jump") else "dead"
     return "works" if effect else idle, effect
+
+
+async def _hover(twins: Twins, index: int) -> frozenset[str]:
+    """The mouse over a control, in the twin over nothing: a menu opens, a chart says more; colours do not count."""
+    places = await twins.locate(index)
+    if places is None:
+        return frozenset()
+
+    async def hover(tab: Tab) -> None:
+        await tab.hover(**places[0])
+
+    async def spare(tab: Tab) -> None:
+        await tab.hover(1, 1)
+
+    async def follow(tab: Tab) -> None:
+        pass
+
+    await twins.both(lambda tab: tab.hover(1, 1))
+    await twins.both(lambda tab: tab.evaluate("probe.blur()"))
+    await twins.wait(HOVER_MS)
+    effect = await twins.try_alone(hover, spare, follow)
+    await twins.twin.hover(**places[1])
+    await twins.wait(HOVER_MS)
+    return frozenset(change for change in effect if _opens(change))
+
+
+def _opens(change: str) -> bool:
+    """Whether a change by the mouse alone is a control that came, or something else on a canvas."""
+    kind, _, place = change.partition(" ")
+    return kind == "canvas" or (
+        kind == "new" and place.rpartition("/")[2].rstrip("0123456789") in ("a", "button", "input")
+    )
+
+
+async def _gesture(twins: Twins, index: int, gesture: str) -> frozenset[str]:
+    """A double click, a click of the right button or a turn of the wheel, where the twin has the mouse there only."""
+    places = await twins.locate(index)
+    if places is None:
+        return frozenset()
+
+    async def spare(tab: Tab) -> None:
+        await tab.hover(**places[1])
+
+    async def follow(tab: Tab) -> None:
+        pass
+
+    effect = await twins.try_alone(lambda tab: tab.gesture(gesture, **places[0]), spare, follow)
+    await twins.twin.gesture(gesture, **places[1])
+    await twins.wait(HOVER_MS)
+    return effect - {"scroll"}
 
 
 async def _drag(twins: Twins, index: int) -> frozenset[str]:
@@ -185,6 +262,7 @@ async def _use_fields(twins: Twins) -> tuple[Verdict | None, Sequence[int]]:
     own = frozenset(twins.places[index] for index in twins.of_kind("text", "set", "check"))
     before, _ = await twins.states()
     await twins.fill(twins.tab)
+    typed = await twins.tab.evaluate("probe.typed()")
     after, other = await twins.states()
     if noticeable(before, after, other, own):
         await twins.fill(twins.twin)
@@ -202,11 +280,11 @@ async def _use_fields(twins: Twins) -> tuple[Verdict | None, Sequence[int]]:
         await twins.wait(SETTLE_MS)
         after, other = await twins.states()
         sent = " ".join(map(unquote_plus, twins.tab.left[left:]))
-        if any(word in sent for word in TYPED) and len(twins.twin.left) == left_other:
-            verdict, senders = "works", [index for index in ways if index is not None][:1]
-        elif noticeable(before, after, other, own) or noticeable(before_other, other, after, own):
+        goes = any(text in sent for text in typed) and len(twins.twin.left) == left_other
+        if goes or noticeable(before, after, other, own) or noticeable(before_other, other, after, own):
             verdict = "works"
-        if verdict == "works":
+            sender = await twins.tab.evaluate(f"probe.submitter({text[-1]})") if way is None else way
+            senders = [sender] if sender >= 0 else []
             break
     # In step again, at best without loading anew: the twin sends it too, and what was emptied is filled again.
     await twins.fill(twins.twin)
@@ -276,8 +354,11 @@ async def _press_keys(twins: Twins) -> bool:
     await twins.both(lambda tab: tab.evaluate("probe.blur()"))
     before, spared = await twins.states()
     noise = before.differing(spared)
-    for key in KEYS:
+    for chord in await twins.tab.evaluate("probe.chords()"):
+        await asyncio.gather(twins.tab.press(chord), twins.twin.press(NO_KEY))
+    opened = noticeable(before, *await twins.states(), frozenset(noise)) - {"scroll"}
+    for key in (*await twins.tab.evaluate("probe.word()"), *KEYS):
         await asyncio.gather(twins.tab.hold(key, HOVER_MS), twins.twin.hold(NO_KEY, HOVER_MS))
     await twins.both(lambda tab: tab.evaluate("scrollTo(0, 0)"))
     after, other = await twins.states()
-    return bool(noticeable(before, after, other, frozenset(noise)) - {"scroll"})
+    return bool(opened or noticeable(before, after, other, frozenset(noise)) - {"scroll"})

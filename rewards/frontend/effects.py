@@ -12,7 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MOVED = 8
 """Pixels from which on something has moved or changed its size."""
@@ -23,8 +27,10 @@ COLOUR = 24
 OPACITY = 0.15
 SCROLLED = 100
 """Pixels from which on the window shows another part of the page."""
+THUMBNAIL = (48, 32)
+"""Dots of a canvas that are looked at, across and down."""
 DOTS = 4
-"""Dots of a canvas (48 x 32 of it are looked at) that must change, each by `DOT`."""
+"""Dots of a canvas that must change, each by `DOT`."""
 DOT = 4
 """Sixty-fourths of the range from black to white."""
 
@@ -78,15 +84,13 @@ class State:
     scroll: tuple[float, float]
     fullscreen: bool
     downloads: int = 0
-    pixels: str = ""
-    """Hash of the window, where a canvas cannot be read."""
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any], downloads: int = 0, pixels: str = "") -> State:
+    def of(cls, raw: Mapping[str, Any], downloads: int = 0) -> State:
         """From what the probe gives."""
         across, down = raw["scroll"]
         looks = tuple(map(Look.of, raw["looks"]))
-        return cls(looks, raw["canvases"], (across, down), raw["fullscreen"], downloads, pixels)
+        return cls(looks, raw["canvases"], (across, down), raw["fullscreen"], downloads)
 
     def near(self, other: State) -> bool:
         """Whether both windows show the same part of the page."""
@@ -99,9 +103,9 @@ class State:
         places |= {
             place
             for place in self.canvases.keys() | other.canvases.keys()
-            if self.canvases.get(place) != other.canvases.get(place)
+            if _redrawn(self.canvases.get(place), other.canvases.get(place))
         }
-        return places | ({":pixels"} if self.pixels != other.pixels else set())
+        return places
 
 
 def noticeable(before: State, after: State, other: State, ignore: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -128,8 +132,6 @@ def noticeable(before: State, after: State, other: State, ignore: frozenset[str]
         found.add("fullscreen")
     if after.downloads > before.downloads and after.downloads > other.downloads:
         found.add("download")
-    if after.pixels not in (before.pixels, other.pixels) and ":pixels" not in ignore:
-        found.add("pixels")
     for place, drawn in after.canvases.items():
         others = (before.canvases.get(place), other.canvases.get(place))
         if place not in ignore and drawn and all(_redrawn(one, drawn) for one in others):
@@ -252,7 +254,17 @@ def differs_in_words(one: str, other: str) -> bool:
     return not any(char.isalpha() for char in around)
 
 
-def _redrawn(old: str | None, new: str) -> bool:
-    if old is None or len(old) != len(new):
-        return True
+def thumbnail(picture: npt.NDArray[np.uint8]) -> str:
+    """A canvas as the probe gives those that it can read, from a picture of it, [height, width, 3]."""
+    import numpy as np
+    from PIL import Image
+
+    red, green, blue = np.moveaxis(np.asarray(Image.fromarray(picture).resize(THUMBNAIL, 4), dtype=np.float64), -1, 0)
+    grey = np.rint((red + 2 * green + blue) / 16).astype(int) + 48  # 4 is PIL's box filter.
+    return "".join(map(chr, grey.ravel()))
+
+
+def _redrawn(old: str | None, new: str | None) -> bool:
+    if old is None or new is None or len(old) != len(new):
+        return old is not new
     return sum(abs(ord(a) - ord(b)) >= DOT for a, b in zip(old, new, strict=True)) >= DOTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -34,10 +35,14 @@ USE_SHARE = 0.6
 UNUSED = 0.5
 WIDTHS = (1280, 768, 375)
 """Widths of the window in CSS pixels at which nothing should stick out: desktop, tablet, telephone."""
+REFUSED = 0.25
+"""What addresses that are refused count for together, in errors: the page cannot know that there is no network."""
 PASS_SCORE = 0.5
 """From here on the stage is passed."""
 MAX_AUDITED = 5000
 """Elements up to which a page is audited with axe-core, which takes minutes for 200,000; more leave the term out."""
+LATE_MS = 1500
+"""Milliseconds after which a page is looked at again that has little to show."""
 FULL_CONTENT = 4
 """Separate things to see (texts, fields, shapes of a picture) from which on a page is not called empty."""
 MIN_DETAIL = 0.001
@@ -105,11 +110,11 @@ async def exercise(
     """Run a page and use it.
 
     The terms: `errors` is 1 / (1 + n) with n distinct uncaught errors, unhandled rejections, errors on the console,
-    refused addresses, missing files and broken images. `controls` is the share that works of those that can be judged
-    (see `use_controls`; at most 16). `layout` is the mean over three widths of 1 if nothing sticks out to the right,
-    else of what is left of 0.5 after the share of the width that does, less twice the share of the lines of text that
-    run into another text. `keyboard` is the share of controls that Tab
-    reaches. `accessibility` is 1 less `IMPACTS` for every violated rule of axe-core (WCAG 2.1, levels A and AA).
+    missing files and broken images, and `REFUSED` if any addresses were refused. `controls` is the share that works of
+    those that can be judged (see `use_controls`; at most 16). `layout` is the mean over three widths of 1 if nothing
+    sticks out to the right, else of what is left of 0.5 after the share of the width that does, less twice the share of
+    the lines of text that run into another text. `keyboard` is the share of controls that Tab reaches.
+    `accessibility` is 1 less `IMPACTS` for every violated rule of axe-core (WCAG 2.1, levels A and AA).
     `styles` is 1 less five times the share of CSS declarations that Chromium does not know. `content` counts visible,
     legible texts between 8 and 72 pixels that stay when time passes, fields, and pictures with detail, up to four.
 
@@ -146,6 +151,10 @@ async def _exercise(
         page = replace(page, step_ms=tab.step_ms)
         await tab.wait(467)
         content, screenshot = await _content(tab)
+        if content < 1:  # What it shows may only be that it loads.
+            await tab.wait(LATE_MS)
+            later = await _content(tab)
+            content, screenshot = later if later[0] > content else (content, screenshot)
         if content == 0:
             return FunctionReport(failure="the page is blank", screenshots=(at_load, screenshot))
         seen = await look(tab)
@@ -158,9 +167,11 @@ async def _exercise(
         broken = await tab.evaluate("probe.brokenImages()")
         violations: tuple[tuple[str, str], ...] = ()
         if await tab.evaluate("probe.elements()") <= MAX_AUDITED:
-            await tab.evaluate(script("axe.min.js"))
-            violations = tuple((rule, impact or "minor") for rule, impact in await tab.evaluate(_AXE))
-            terms["accessibility"] = max(0.0, 1 - sum(IMPACTS[impact] for _, impact in violations))
+            # axe-core fails where a form has a field named like a property of elements.
+            with contextlib.suppress(RuntimeError):
+                await tab.evaluate(script("axe.min.js"))
+                violations = tuple((rule, impact or "minor") for rule, impact in await tab.evaluate(_AXE))
+                terms["accessibility"] = max(0.0, 1 - sum(IMPACTS[impact] for _, impact in violations))
         overlapping = float(await tab.evaluate("probe.overlaps()"))
         overflow = await _overflow(tab)
         fits = sum(_fit(excess, width) for width, excess in overflow.items()) / len(overflow)
@@ -174,7 +185,9 @@ async def _exercise(
     if controls.judged:
         terms["controls"] = controls.working / controls.judged
     messages = _messages(tab, used)
-    terms["errors"] = 1 / (1 + len(messages) + broken)
+    refused = sum(message.startswith("refused: ") for message in messages)
+    faults = len(messages) - refused + max(0, broken - refused)
+    terms["errors"] = 1 / (1 + faults + REFUSED * (refused > 0))
     screenshots = (at_load, screenshot, after_use)
     return FunctionReport(terms, content, "", controls, messages, violations, overflow, screenshots, seen)
 

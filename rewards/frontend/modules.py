@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_MODULE = re.compile(r"^\s*(?:import\b\s*[\w{*\"']|export\b\s*[\w{*])|[;}]\s*(?:import|export)\s*[{*\"']", re.MULTILINE)
+_MODULE = re.compile(
+    r"^\s*(?:import\b\s*[\w{*\"']|export\b\s*[\w{*])|[;}]\s*(?:import|export)\s*[{*\"']"
+    r"|[;}]\s*export\s+(?:default|const|let|var|function|class|async)\b",
+    re.MULTILINE,
+)
 _SPECIFIER = re.compile(
     r"""((?:^|[\s;}/])(?:import|export)\s*(?:[\w$*{][^"'();]*?\bfrom\s*|(?=["']))|\bimport\(\s*)(["'])([^"'\n]+)\2""",
     re.MULTILINE,

@@ -110,11 +110,11 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     dead = {_name(name) for name, verdict in (verdicts or {}).items() if verdict in ("dead", "covered", "same")}
     used = bool(seen.controls) if verdicts is None else any(one in ("works", "neutral") for one in verdicts.values())
     working = [text for text in seen.controls if not any(one and text.startswith(one) for one in dead)]
-    blocks = [_own_words(text, prompt, wanted) for text in (*seen.texts, *seen.controls)]
-    counts = Counter(stem for block in blocks for stem in block)
+    said = [(text, _own_words(text, prompt, wanted)) for text in (*seen.texts, *seen.controls)]
+    counts = Counter(stem for _, words in said for stem in words or ())
     found = wanted & counts.keys()
     coverage = len(found) / len(wanted)
-    own_text = [text for text, words in zip((*seen.texts, *seen.controls), blocks, strict=True) if words]
+    own_text = [text for text, words in said if words is not None]
     by_counts = _cosine(Counter(_stems(prompt)), counts) / FULL_NEARNESS
     nearness = min(1.0, max(by_counts, nearness_of_meaning(prompt, " . ".join(own_text))))
     text = (1 - NEARNESS_SHARE) * min(1.0, coverage / FULL_COVERAGE) + NEARNESS_SHARE * nearness
@@ -122,7 +122,7 @@ def relevance(prompt: str, seen: Seen, verdicts: Mapping[str, str] | None = None
     there = [kind for kind in named if kind in seen.kinds or _INSTEAD.get(kind, frozenset()) & seen.kinds]
     kinds, operable = len(there) / len(named) if named else 1.0, 1.0
     if _asks_for_use(prompt):
-        carried = wanted & {stem for text in working for stem in _own_words(text, prompt, wanted)}
+        carried = wanted & {stem for text in working for stem in _own_words(text, prompt, wanted) or ()}
         operable = (used + min(1.0, len(carried) / min(OPERABLE, len(wanted)))) / 2
     value = text * (WITHOUT_KINDS + (1 - WITHOUT_KINDS) * kinds) * (WITHOUT_USE + (1 - WITHOUT_USE) * operable)
     missing = (*sorted(wanted - found), *(f"a {kind}" for kind in named if kind not in there))
@@ -165,8 +165,8 @@ def _stems(text: str) -> list[str]:
     return [stem for stem in stems if stem not in _left_out()]
 
 
-def _own_words(text: str, prompt: str, wanted: set[str]) -> list[str]:
-    """Stems of a block of text, without what is only the prompt said again."""
+def _own_words(text: str, prompt: str, wanted: set[str]) -> list[str] | None:
+    """Stems of a block of text, without what is only the prompt said again; None if it is nothing else."""
     words, said = _words(text), _words(_QUOTED.sub(" | ", prompt))
     runs = {tuple(said[at : at + COPIED]) for at in range(len(said) - COPIED + 1)}
     copied = [False] * len(words)
@@ -174,10 +174,10 @@ def _own_words(text: str, prompt: str, wanted: set[str]) -> list[str]:
         if tuple(words[at : at + COPIED]) in runs:
             copied[at : at + COPIED] = [True] * COPIED
     if copied and 3 * sum(copied) >= len(copied):
-        return []
+        return None
     stems = _stems(" ".join(word for word, copy in zip(words, copied, strict=True) if not copy))
     recited = [stem for stem in stems if stem in wanted]
-    return [] if len(set(recited)) >= RECITED and 2 * len(recited) >= len(stems) else stems
+    return None if len(set(recited)) >= RECITED and 2 * len(recited) >= len(stems) else stems
 
 
 def _cosine(first: Counter[str], second: Counter[str]) -> float:

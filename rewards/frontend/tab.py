@@ -36,13 +36,16 @@ SLOW_FRAME_S = 0.04
 SLOW_STEPS_MS = (50, 250)
 """Steps for slow pages, and for those whose frame takes five times as long."""
 
-SHOTS, SHOT_PAUSE_S = 5, 0.1
+SHOTS, SHOT_PAUSE_S = 13, 0.25
 """How often a picture is tried, and seconds in between."""
 READ_S = 0.1
 """Seconds that a page has to read a file that it was given: reading does not wait for the page's own time."""
 DRAG_STEPS = 5
+WHEEL = 240
+"""Pixels that a turn of the wheel would scroll."""
 _USING = {"click", "mousedown", "mouseup", "pointerdown", "pointerup", "touchstart", "drop", "dragover"}
-"""Events by which a page learns that something was clicked, dragged or dropped."""
+_USING |= {"dblclick", "contextmenu", "wheel"}
+"""Events by which a page learns that the mouse was used on an element."""
 
 _TYPES = {
     "html": "text/html",
@@ -184,6 +187,7 @@ class Tab:
     async def listeners(self) -> set[str]:
         """Types of all event listeners; elements with one for clicks, drags and drops are marked, to be found later."""
         types: set[str] = set()
+        on_window: set[str] = set()
         used: dict[int, set[str]] = {}
         for target, depth in (("window", 1), ("document", -1)):
             # From the page's own world: from another, the protocol shows only listeners of that one.
@@ -192,9 +196,13 @@ class Tab:
             answer = await self.command("DOMDebugger.getEventListeners", parameters)
             for listener in answer["listeners"]:
                 types.add(listener["type"])
+                if depth > 0:
+                    on_window.add(listener["type"])
                 if listener["type"] in _USING and depth < 0 and "backendNodeId" in listener:
                     used.setdefault(listener["backendNodeId"], set()).add(listener["type"])
         await asyncio.gather(*(self._mark(node, sorted(of_node)) for node, of_node in used.items()))
+        if on_window & _USING:
+            await self.evaluate(f"probe.mark(document, {json.dumps(sorted(on_window & _USING))})")
         return types
 
     async def _mark(self, backend_node: int, types: list[str]) -> None:
@@ -271,6 +279,17 @@ class Tab:
     async def hover(self, x: float, y: float) -> None:
         """Move the mouse to a place in the window."""
         await self._within(self.playwright.mouse.move(x, y))
+
+    async def gesture(self, kind: str, x: float, y: float) -> None:
+        """What the mouse can do besides: `dblclick`, `contextmenu` (its right button) or `wheel`, a turn up."""
+        mouse = self.playwright.mouse
+        if kind == "wheel":
+            await self._within(mouse.move(x, y))
+            await self._within(mouse.wheel(0, -WHEEL))
+        elif kind == "contextmenu":
+            await self._within(mouse.click(x, y, button="right"))
+        else:
+            await self._within(mouse.dblclick(x, y))
 
     async def drag(self, x: float, y: float, right: float, down: float) -> None:
         """Drag with the real mouse from one place in the window to another."""

@@ -7,14 +7,17 @@ gets one on no control in its place: what any click does is no merit of the cont
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import io
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+from PIL import Image
+
 from evolpo.rewards.frontend.browser import BrowserThread
-from evolpo.rewards.frontend.effects import State, noticeable
+from evolpo.rewards.frontend.effects import State, noticeable, thumbnail
 from evolpo.rewards.frontend.extract import Page
 from evolpo.rewards.frontend.tab import Tab
 
@@ -26,6 +29,8 @@ MAX_CONTROLS = 16
 HOVER_MS = 100
 SETTLE_MS = 500
 """Milliseconds of the page's own time that a control has to show what it does."""
+SLOW_MS = 2000
+"""What one has in addition that shows nothing by then: clocks count seconds, spinners turn for two."""
 
 
 class Twins:
@@ -35,7 +40,6 @@ class Twins:
         self._browser = browser
         self._page = page
         self._stack = AsyncExitStack()
-        self._pixels = False
         self.reloads = -1
         self.kinds: list[str] = []
         self.places: list[str] = []
@@ -96,11 +100,15 @@ class Twins:
         return await self.both(self.state)
 
     async def state(self, tab: Tab) -> State:
-        """What can be seen of one; its pixels are looked at if it has a canvas that cannot be read."""
+        """What can be seen of one; a canvas that cannot be read, such as of WebGL, is looked at from outside."""
         raw = await tab.evaluate("probe.state()")
-        self._pixels |= None in raw["canvases"].values()
-        pixels = hashlib.sha256(await tab.screenshot()).hexdigest() if self._pixels else ""
-        return State.of(raw, tab.downloads, pixels)
+        if raw["boxes"]:
+            window = np.asarray(Image.open(io.BytesIO(await tab.screenshot())).convert("RGB"))
+            for place, corners in raw["boxes"].items():
+                left, top, right, bottom = (max(0, edge) for edge in corners)
+                part = window[top:bottom, left:right]
+                raw["canvases"][place] = thumbnail(part) if part.size else None
+        return State.of(raw, tab.downloads)
 
     async def locate(self, index: int) -> tuple[dict[str, float], dict[str, float]] | None:
         """Where a control is in both; None if it is gone or covered in one of them."""
@@ -118,6 +126,12 @@ class Twins:
         await asyncio.gather(self.tab.click(**places[0]), self.twin.click(**other_place))
         await self.wait(SETTLE_MS)
         return True
+
+    async def drag(self, index: int) -> None:
+        """Drag a control in both."""
+        routes = await self.both(lambda tab: tab.evaluate(f"probe.route({index})"))
+        await asyncio.gather(*(tab.drag(**route) for tab, route in zip((self.tab, self.twin), routes, strict=True)))
+        await self.wait(SETTLE_MS)
 
     async def try_alone(
         self,
@@ -137,9 +151,21 @@ class Twins:
         await asyncio.gather(act(self.tab), spare(self.twin))
         at_once = await self.state(self.twin)  # Time stands still: what has changed is what `spare` did.
         await follow(self.twin)
-        await self.wait(SETTLE_MS)
+        ignored = frozenset(noise | at_once.differing(spared) | set(ignore))
+        for milliseconds in (SETTLE_MS, SLOW_MS):
+            await self.wait(milliseconds)
+            after, other = await self.states()
+            if found := noticeable(before, after, other, ignored):
+                break
+        return found
+
+    async def stopped(self, moved: Iterable[str]) -> frozenset[str]:
+        """What goes on by itself in the twin alone, at one of these places: what was done last stopped it."""
+        before, before_other = await self.states()
+        await self.wait(SETTLE_MS + SLOW_MS)
         after, other = await self.states()
-        return noticeable(before, after, other, frozenset(noise | at_once.differing(spared) | set(ignore)))
+        goes_on = noticeable(before_other, other, before_other) - noticeable(before, after, before)
+        return frozenset(change for change in goes_on if change.partition(" ")[2] in set(moved))
 
 
 async def _type(index: int, tab: Tab) -> bool:

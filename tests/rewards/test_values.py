@@ -1,5 +1,6 @@
 """What a plugin puts into a score, and what it returns for a group: numbers, or a clear reason."""
 
+import json
 import math
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from evolpo.rewards import Score
-from evolpo.rewards.values import group_results, score_of
+from evolpo.rewards.values import group_results, plain_values, score_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,19 @@ def test_what_is_no_finite_number_is_no_metric():
 @pytest.mark.parametrize("results", [np.ones((3, 1)), [[1.0]] * 3, [(1.0, 2.0)] * 3, [{"score": 1.0}] * 3, ["1"] * 3])
 def test_a_table_is_no_list_of_results(results):
     assert [(one.value, one.status) for one in group_results(results)] == [(None, "infra_error")] * 3
+
+
+def test_what_a_reward_tells_is_written_as_json_has_it():
+    told = {
+        "controls": {"0 button": "dead"},
+        "seen": ("a", 1, True),
+        "picture": b"png",
+        "empty": [],
+        3: float("nan"),
+        "odd": object(),
+    }
+    assert plain_values(told) == {"controls": {"0 button": "dead"}, "seen": ["a", 1, True]}
+    deep = []
+    for _ in range(50):
+        deep = [deep, "x"]
+    json.dumps(plain_values({"deep": deep}))

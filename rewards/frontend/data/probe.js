@@ -9,6 +9,9 @@ globalThis.probe = (() => {
   const listening = new WeakSet(); // Elements with a listener for clicks.
   const pressed = new WeakSet(); // With one for the button going down, from where one may drag.
   const receiving = new WeakSet(); // With one for what is dropped.
+  const gestures = new WeakMap(); // Element -> those of GESTURES that it listens to.
+  const USED_BY = /^(click|mouse(down|up)|pointer(down|up))$/;
+  let delegates = false; // Whether something listens on the whole page for what is clicked in it.
   let controls = [];
   let places = []; // Of each control when it was found, as `path` gives it.
 
@@ -18,6 +21,7 @@ globalThis.probe = (() => {
   const TEXT_TYPES = ["text", "email", "tel", "url", "search", "password", "number"];
   const SET_TYPES = {date: "2024-05-17", time: "10:30", month: "2024-05", week: "2024-W20",
                      "datetime-local": "2024-05-17T10:30", color: "#336699"};
+  const GESTURES = ["dblclick", "contextmenu", "wheel"];
   const onPage = (box) => box.width > 1 && box.height > 1 && box.right + scrollX > 0 && box.bottom + scrollY > 0 &&
     box.left + scrollX < innerWidth;
   const shown = (element) => checkVisibility(element, {opacityProperty: true, visibilityProperty: true});
@@ -155,7 +159,7 @@ globalThis.probe = (() => {
       // Elsewhere there may be something; in a page of one document there is not.
       return element.origin !== location.origin ? "away" : "nowhere";
     }
-    return "button";
+    return gestures.has(element) && !listening.has(element) && !matches(element, NATIVE) ? "gesture" : "button";
   };
 
   const blend = ([red, green, blue, alpha], [r, g, b]) => [red, green, blue].map((value, index) =>
@@ -204,7 +208,7 @@ globalThis.probe = (() => {
     const line = ["top", "right", "bottom", "left"].map((side) => lineOf(style, side));
     const edge = Math.max(...line) > 0 ? blend(rgba(style.borderTopColor), around.back) : null;
     const shape = element instanceof SVGElement && tag(element) !== "svg";
-    const other = [picture ? style.backgroundImage.slice(0, 200) : "", style.transform, style.filter, style.boxShadow,
+    const other = [picture ? style.backgroundImage.slice(0, 200) : "", style.transform, style.clipPath, style.filter, style.boxShadow,
                    style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 2 ? "" : style.outlineColor,
                    text ? style.textDecorationLine + style.fontWeight : "", shape ? style.fill + style.stroke : "",
                    shapeOf(element)];
@@ -235,11 +239,50 @@ globalThis.probe = (() => {
     return found;
   };
 
-  // Canvases as place -> a small grey picture, a letter a dot; null for one that cannot be read or is empty.
   const THUMB = [48, 32];
   const thumb = createElement("canvas").getContext("2d", {willReadFrequently: true});
   [thumb.canvas.width, thumb.canvas.height] = THUMB;
-  const thumbnails = () => Object.fromEntries([...byTag("canvas")].filter(visible).slice(0, 8).map((element) => {
+
+  // Where a person would click a canvas: the middle of the largest thing that is drawn on its ground, else its own middle.
+  const striking = (element, box) => {
+    const middle = [box.left + box.width / 2, box.top + box.height / 2];
+    const [across, down] = THUMB;
+    thumb.clearRect(0, 0, ...THUMB);
+    let dots;
+    try {
+      thumb.drawImage(element, 0, 0, ...THUMB);
+      const {data} = thumb.getImageData(0, 0, ...THUMB);
+      dots = Array.from({length: across * down}, (_, dot) => [...data.subarray(4 * dot, 4 * dot + 4)]);
+    } catch { return middle; }
+    const counts = new Map();
+    for (const dot of dots) counts.set(String(dot), (counts.get(String(dot)) ?? 0) + 1);
+    const ground = [...counts].reduce((one, other) => (other[1] > one[1] ? other : one))[0].split(",").map(Number);
+    const drawn = dots.map((dot) => differ(dot, ground) > 48);
+    let [best, most] = [middle, 0];
+    const seen = new Set();
+    for (let start = 0; start < dots.length; start++) {
+      if (!drawn[start] || seen.has(start)) continue;
+      const [thing, left] = [[], [start]];
+      seen.add(start);
+      while (left.length) {
+        const at = left.pop();
+        thing.push(at);
+        for (const next of [at - across, at + across, at % across ? at - 1 : -1, (at + 1) % across ? at + 1 : -1]) {
+          if (drawn[next] && !seen.has(next)) { seen.add(next); left.push(next); }
+        }
+      }
+      if (thing.length <= most || thing.length > dots.length / 4) continue;
+      const mean = (of) => thing.reduce((sum, at) => sum + of(at) + 0.5, 0) / thing.length;
+      most = thing.length;
+      best = [box.left + box.width * mean((at) => at % across) / across,
+              box.top + box.height * mean((at) => Math.floor(at / across)) / down];
+    }
+    return best;
+  };
+
+  // Canvases as place -> a small grey picture, a letter a dot; null for one that cannot be read or is empty.
+  const thumbnails = () => Object.fromEntries([...byTag("canvas"), ...byTag("iframe")].filter(visible).slice(0, 8).map((element) => {
+    if (tag(element) === "iframe") return [path(element), null];
     thumb.clearRect(0, 0, ...THUMB);
     try {
       thumb.drawImage(element, 0, 0, ...THUMB);
@@ -251,6 +294,35 @@ globalThis.probe = (() => {
     } catch { return [path(element), null]; } // With pictures from elsewhere.
   }));
 
+  // What a person would type into a field: what its label asks for, as far as its own rules accept it.
+  const ASKED = [[/mail/, "ada@example.com"], [/phone|mobile|\btel/, "5550100200"], [/zip|postal|postcode|\bpin\b|\bcode/, "12345"],
+                 [/birth|date|\bday\b/, "2001-05-17"], [/time\b/, "10:30"], [/card/, "4111111111111111"], [/web ?site|\burl|link/, "https://example.com"],
+                 [/amount|price|cost|bill|total|sum|salary|income|budget|loan|weight|height|length|width|distance|radius|size/, "1200"],
+                 [/number|count|quantity|age\b|year|percent|rate|interest|tip|people|guests|minute|second|hour|score|points|km|mile|degree|celsius|fahrenheit/, "12"]];
+  const KEPT = ["Ada Lovelace", "Ada", "12345", "12", "1200", "5550100200", "2001-05-17", "17.05.2001", "10:30", "123", "1234",
+                "ada@example.com", "https://example.com", "AB12", "1"];
+  const fitting = (element) => {
+    const type = own(element, "type");
+    const plain = {email: "ada@example.com", tel: "5550100200", url: "https://example.com", password: "Passw0rd!23"};
+    if (type === "number") {
+      const [low, high] = [parseFloat(element.min), parseFloat(element.max)];
+      return String(Number.isFinite(low) ? low + 1 : Number.isFinite(high) ? Math.min(high, 3) : 3);
+    }
+    const hint = own(element, "placeholder") ?? "";
+    const asked = [...(element.labels ?? [])].map((label) => label.textContent).join(" ") || attribute(element, "aria-label") || hint;
+    const words = `${asked} ${attribute(element, "name") ?? ""} ${attribute(element, "id") ?? ""}`.toLowerCase();
+    const digits = /numeric|decimal/.test(attribute(element, "inputmode") ?? "");
+    const first = [plain[type], /^[\d.,:\/-]+$/.test(hint) ? hint : null, ...ASKED.filter(([about]) => about.test(words)).map(([, text]) => text),
+                   digits ? "12" : null].filter(Boolean);
+    if (tag(element) !== "input") return first.find((text) => text.length > 5) ?? "Ada Lovelace";
+    const fits = (text) => {
+      const copy = element.cloneNode();
+      copy.value = text;
+      return copy.checkValidity() && !(element.maxLength > 0 && text.length > element.maxLength);
+    };
+    return [...first, ...KEPT].find(fits) ?? first[0] ?? "Ada Lovelace";
+  };
+
   return {
     loaded: () => new Promise((done) => {
       const look = () => { readyState() === "complete" ? done(true) : setTimeout(look, 10); };
@@ -260,16 +332,27 @@ globalThis.probe = (() => {
     painted: () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true)))),
 
     mark: (element, types) => {
-      if (!(element instanceof Element)) return;
-      if (types.some((type) => /^(click|mouse(down|up)|pointer(down|up))$/.test(type))) listening.add(element);
+      if (!(element instanceof Element)) {
+        delegates ||= types.some((type) => USED_BY.test(type));
+        return;
+      }
+      if (matches(element, "html, body")) delegates ||= types.some((type) => USED_BY.test(type));
+      if (types.some((type) => USED_BY.test(type))) listening.add(element);
       if (types.some((type) => /^(mousedown|pointerdown|touchstart)$/.test(type))) pressed.add(element);
       if (types.some((type) => /^(drop|dragover)$/.test(type))) receiving.add(element);
+      const made = GESTURES.filter((type) => types.includes(type));
+      // Who listens to all there is, as React does on its root, listens for what stands in it.
+      if (made.length === GESTURES.length) delegates = true;
+      else if (made.length) gestures.set(element, made);
     },
 
     // What can be seen: elements as `look` gives them, canvases, where the window stands.
     state: () => {
       settle();
-      return {looks: looks(), canvases: thumbnails(), scroll: [scrollX, scrollY], fullscreen: fullscreen() !== null};
+      const canvases = thumbnails();
+      const boxes = Object.fromEntries([...byTag("canvas"), ...byTag("iframe")].map((element) => [path(element), rect(element)])
+        .filter(([place]) => canvases[place] === null).map(([place, box]) => [place, cut(box, null).map(Math.round)]));
+      return {looks: looks(), canvases, boxes, scroll: [scrollX, scrollY], fullscreen: fullscreen() !== null};
     },
 
     elements: () => byTag("*").length,
@@ -291,7 +374,7 @@ globalThis.probe = (() => {
     },
 
     // Pictures: canvas, img, video and the shapes of inline SVG, as boxes in the window.
-    graphics: () => all().filter((element) => visible(element) && matches(element, "canvas, img, video, svg"))
+    graphics: () => all().filter((element) => visible(element) && matches(element, "canvas, img, video, svg, iframe"))
       .slice(0, 20).map((element) => {
         const box = rect(element);
         const shapes = new Set([...query(element, "path, rect, circle, ellipse, line, polyline, polygon, text")]
@@ -340,8 +423,13 @@ globalThis.probe = (() => {
       const extra = (element) => listening.has(element) && !closest(element, "label") &&
         !find(element, NATIVE) && ![...query(element, "*")].some((inner) => listening.has(inner)) &&
         small(element) && element !== body();
+      const pointed = (element) => delegates && getComputedStyle(element).cursor === "pointer" && small(element) &&
+        element !== body() && !(parentOf(element) && getComputedStyle(parentOf(element)).cursor === "pointer") &&
+        !closest(element, `${NATIVE}, label`) && !find(element, NATIVE);
+      const gestured = (element) => gestures.has(element) && small(element) && element !== body();
       const upload = (element) => tag(element) === "label" && element.control?.type === "file" && !visible(element.control);
-      const found = all().filter((element) => (native(element) || extra(element) || moved(element) || upload(element)) &&
+      const found = all().filter((element) => (native(element) || extra(element) || moved(element) || gestured(element) ||
+          pointed(element) || upload(element)) &&
         visible(element) && !matches(element, ":disabled, [aria-disabled=true], [type=hidden]") &&
         !(parentOf(element) && closest(parentOf(element), "button, a[href]")));
       const step = Math.max(1, found.length / limit);
@@ -363,7 +451,7 @@ globalThis.probe = (() => {
       if (!element || !isConnected(element) || !visible(element)) return null;
       scrollIntoView(element, {block: "center", inline: "center", behavior: "instant"});
       const box = [...rects(element)].find(({width}) => width > 0) ?? rect(element);
-      const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+      const [x, y] = tag(element) === "canvas" ? striking(element, box) : [box.left + box.width / 2, box.top + box.height / 2];
       const top = topAt(x, y);
       if (top === null) return null;
       const label = closest(top, "label");
@@ -405,6 +493,7 @@ globalThis.probe = (() => {
       const [right, down] = to ? middle(to) : [x + dx < innerWidth ? x + dx : x - dx, y + dy < innerHeight ? y + dy : y - dy];
       return {x, y, right, down};
     },
+    gestures: (index) => gestures.get(current(index)) ?? [],
     moves: (index) => pressed.has(current(index)) || matches(current(index), "[draggable=true]"),
 
     // Buttons by which what was typed may be sent: those of its forms, else any, three at most.
@@ -412,6 +501,39 @@ globalThis.probe = (() => {
       const buttons = controls.map((element, index) => [element, index]).filter(([element]) => kind(element) === "button");
       const submits = buttons.filter(([element]) => ["submit", "image"].includes(own(element, "type")) && own(element, "form"));
       return (submits.length ? submits : buttons).map(([, index]) => index).slice(0, 3);
+    },
+
+    // The button that Enter in a field clicks, -1 if there is none.
+    submitter: (index) => {
+      const form = own(controls[index], "form");
+      return controls.findIndex((element) => form && own(element, "form") === form && kind(element) === "button" &&
+        ["submit", "image"].includes(own(element, "type")));
+    },
+
+    // All that stands in the first editable text becomes its selection, for buttons that format it.
+    selectEdited: () => {
+      const edited = controls.find((element) => isConnected(element) && element.isContentEditable);
+      const field = edited ?? controls.find((element) => isConnected(element) && tag(element) === "textarea");
+      if (!field) return false;
+      focus(field, {preventScroll: true});
+      if (edited) getSelection().selectAllChildren(edited);
+      else field.select();
+      return true;
+    },
+
+    // Letters of the largest word that stands alone, for games in which one types what is shown.
+    word: () => {
+      const sized = all().filter((element) => element instanceof HTMLElement && shown(element) && /^[a-z]{2,12}$/i.test(innerText(element)?.trim() ?? ""))
+        .map((element) => [parseFloat(getComputedStyle(element).fontSize), innerText(element).trim()]);
+      const largest = sized.reduce((one, other) => (other[0] > one[0] ? other : one), [23, ""]);
+      return [...largest[1]];
+    },
+
+    // Keys together that the page tells of, such as Ctrl+K, as Playwright names them.
+    chords: () => {
+      const names = {ctrl: "Control", strg: "Control", cmd: "Meta", command: "Meta", alt: "Alt", shift: "Shift"};
+      const found = innerText(body() ?? documentElement()).matchAll(/\b(ctrl|strg|cmd|command|alt|shift)\s*\+\s*([a-z0-9])\b/gi);
+      return [...new Set([...found].map(([, first, last]) => `${names[first.toLowerCase()]}+${last.toLowerCase()}`))].slice(0, 4);
     },
 
     focus: (index) => { if (current(index) instanceof HTMLElement) focus(current(index), {preventScroll: true}); },
@@ -424,15 +546,8 @@ globalThis.probe = (() => {
     expectedByTab: () => controls.flatMap((element, index) =>
       own(element, "type") === "radio" || kind(element) === "drag" ? [] : [index]),
 
-    text: (index) => {
-      const element = controls[index];
-      const plain = {email: "ada@example.com", tel: "5550100200", url: "https://example.com", password: "Passw0rd!23"};
-      if (element.type === "number") {
-        const [low, high] = [parseFloat(element.min), parseFloat(element.max)];
-        return String(Number.isFinite(low) ? low + 1 : Number.isFinite(high) ? Math.min(high, 3) : 3);
-      }
-      return plain[element.type] ?? "Ada Lovelace";
-    },
+    text: (index) => fitting(controls[index]),
+    typed: () => controls.filter((element) => kind(element) === "text").map(fitting),
     select: (index) => { controls[index].select?.(); },
 
     // Choose another value of a field that is not typed into; true if it took it.

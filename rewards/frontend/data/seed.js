@@ -8,6 +8,9 @@
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
   };
   Math.random = random;
+  // What a person sees in a closed shadow tree is seen here too.
+  const attach = Element.prototype.attachShadow;
+  Element.prototype.attachShadow = function attachShadow(how) { return attach.call(this, {...how, mode: "open"}); };
   Crypto.prototype.getRandomValues = (array) => {
     const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
     for (let index = 0; index < bytes.length; index++) bytes[index] = Math.floor(random() * 256);

@@ -28,12 +28,33 @@ def test_parsing():
         ([{"expect": [{"count": ["li", True]}]}], r"does not fit; give \[selector, number\]"),
         ([{"expect": [{"text": "li"}]}], r"text: 'li' does not fit; give \[selector, part of the text\]"),
         ([{"expect": [{"no_errors": False}]}], "no_errors: False does not fit; give true"),
+        (
+            [{"steps": [{"press": "NoSuchKey"}], "expect": [{"visible": "a"}]}],
+            r"press: 'NoSuchKey' is no key; give one",
+        ),
+        ([{"steps": [{"press": "Ctl+K"}], "expect": [{"visible": "a"}]}], r"press: 'Ctl' is no key"),
         ([{"steps": [{"wait_ms": -1}], "expect": [{"visible": "a"}]}], r"steps\[0\].wait_ms: -1 does not fit"),
     ],
 )
 def test_parsing_names_the_place(data, error):
     with pytest.raises(InputError, match=error):
         parse_checks(data)
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "+", "é", "Enter", "Control+k", "Shift+ArrowLeft", "Control++", "F5", "Digit1", "KeyQ"]
+)
+def test_keys_that_there_are(key):
+    parse_checks([{"steps": [{"press": key}], "expect": [{"visible": "a"}]}])
+
+
+def test_an_element_that_holds_every_number_says_none(run):
+    everything = " ".join(f"{number / 100:.2f}" for number in range(4000))
+    page = Page(document(f"<main><h1>Sum</h1><p id='all'>{everything}</p><p id='one'>Total: 12.50</p></main>"))
+    checks = parse_checks([{"expect": [{"text": [f"#{name}", "12.50"]}]} for name in ("all", "one")])
+    [(every, one)] = run(run_checks(page, checks))
+    assert every.reason.endswith("characters, which say every number")
+    assert one.passed
 
 
 def test_checks_on_pages_that_work(run):

@@ -1,5 +1,6 @@
 import pytest
 from documents import document
+from paired_pages import CLOSED_SHADOW, HOVER_MENU, LATE, LOG_IN, ODD_NAMES, PAIRS, PICTURES, TEMPLATES
 from used_pages import CHEATS, CLOBBERED, FAULTS, HONEST
 
 from evolpo.rewards.frontend.browser import shared_browser
@@ -21,7 +22,9 @@ async def used(html):
 @pytest.fixture(scope="module")
 def verdicts(run):
     """Of all pages, made at the same time."""
-    pages = {**CHEATS, **HONEST}
+    pages = {**CHEATS, **HONEST, "log in": LOG_IN, "hover menu": HOVER_MENU, "closed shadow": CLOSED_SHADOW}
+    for name, both in PAIRS.items():
+        pages |= {f"{name}, alive": both[0], f"{name}, dead": both[1]}
     return dict(zip(pages, run(*(used(html) for html in pages.values())), strict=True))
 
 
@@ -46,6 +49,51 @@ def test_controls_that_all_do_the_same_do_nothing(verdicts):
 def test_controls_of_honest_pages_work(verdicts, name):
     assert set(verdicts[name].values()) <= {"works", "neutral"}, verdicts[name]
     assert "works" in verdicts[name].values()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_a_person_would_do_is_done_and_its_absence_seen(verdicts, name):
+    alive, dead = verdicts[f"{name}, alive"], verdicts[f"{name}, dead"]
+    assert set(alive.values()) <= {"works", "neutral"}, alive
+    assert "works" in alive.values()
+    assert "dead" in dead.values(), dead
+
+
+def test_a_button_that_enter_stands_for_works(verdicts):
+    assert verdicts["log in"]["2 button Log in"] == verdicts["log in"]["fields"] == "works"
+
+
+def test_a_menu_that_opens_by_the_mouse_works(verdicts):
+    assert verdicts["hover menu"] == {"0 a Products": "works"}
+
+
+def test_closed_shadow_trees_are_seen_as_a_person_sees_them(verdicts):
+    assert verdicts["closed shadow"] == {"0 button Up": "works"}
+
+
+def test_a_page_that_loads_for_a_while_is_looked_at_again(run):
+    [report] = run(exercise(Page(LATE)))
+    assert report.content == 1
+    assert "Cake" in report.seen.texts
+
+
+def test_pictures_from_elsewhere_cost_little(run):
+    [report] = run(exercise(Page(PICTURES)))
+    assert sum(message.startswith("refused") for message in report.messages) == 8
+    assert report.terms["errors"] == 0.8
+
+
+def test_a_module_without_a_line_of_its_own_for_its_exports_is_one(run):
+    [report] = run(exercise(Page(TEMPLATES)))
+    assert report.content == 1
+    assert not report.messages
+
+
+def test_names_of_fields_that_the_audit_fails_on_leave_it_out(run):
+    [report] = run(exercise(Page(ODD_NAMES)))
+    assert report.failure == ""
+    assert "accessibility" not in report.terms
+    assert report.terms["controls"] == 1
 
 
 def test_a_page_that_makes_the_reward_fail_is_at_fault_itself(run):
