@@ -8,21 +8,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from evolpo import InputError
 from evolpo.recipes.bench.lora import BenchLoraConfig, bench_lora, run_name, summarise
 from evolpo.recipes.bench.lora_side import SIDES, SideTask
+from evolpo.recipes.memory.needs import Setting, Work, states
+from evolpo.recipes.memory.sizes import sizes_of
 
 NUMBERS = 2 * 3 * (2 * 128 + 2 * 96 + 3 * 160)  # two layers, rank 3: inputs and outputs of q o, k v, and the MLP
 
 
-@pytest.mark.timeout(600)  # on a busy machine vLLM's start alone takes minutes
-def test_a_side_measures_its_trainer_and_its_sync(served_model_path: str, tmp_path: Path) -> None:
-    task = SideTask("adapter", served_model_path, 3, 1e-3, 2, 4, 16, precision="fp32")
-    made = tmp_path / "made.json"
+def measured(task: SideTask, folder: Path) -> dict[str, Any]:
+    """What a side writes, in a process of its own."""
+    made = folder / "made.json"
     command = [sys.executable, "-P", "-m", "evolpo.recipes.bench.lora_side", json.dumps(asdict(task)), str(made)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found = json.loads(made.read_text())
+    found: dict[str, Any] = json.loads(made.read_text())
+    return found
+
+
+@pytest.mark.timeout(600)  # on a busy machine vLLM's start alone takes minutes
+@pytest.mark.parametrize(("side", "precision"), [("adapter", "bf16"), ("full", "fp32")])
+def test_a_trainer_holds_what_the_plan_says(served_model_path: str, tmp_path: Path, side: str, precision: str) -> None:
+    task = SideTask(side, served_model_path, 3, 1e-3, 2, 4, 16, precision=precision)
+    found = measured(task, tmp_path)
+    rank = 3 if side == "adapter" else 0
+    setting = Setting(1, Work(40, 16, 4, 1024), precision, zero_stage=0, lora_rank=rank)
+    planned = states(sizes_of(AutoConfig.from_pretrained(served_model_path)), setting)
+    expected = planned["weights"] + planned["gradients"] + planned["optimizer"]
+    assert expected <= found["trainer_bytes"] < expected + 200_000  # beside it tables, prompts and the like
+
+
+@pytest.mark.timeout(600)
+def test_a_side_measures_its_trainer_and_its_sync(served_model_path: str, tmp_path: Path) -> None:
+    task = SideTask("adapter", served_model_path, 3, 1e-3, 2, 4, 16, precision="fp32")
+    found = measured(task, tmp_path)
     model = 4 * (300 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64) + 64)
     assert found["sync_bytes"] == 4 * NUMBERS
     least = model + 16 * NUMBERS  # fp32: weights of all, gradients and two moments of the adapters
