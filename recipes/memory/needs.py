@@ -117,7 +117,7 @@ def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
     """
     held = states(sizes, setting)
     width = WEIGHT[setting.precision]
-    reference = sizes.total * width if setting.reference and not setting.lora_rank else 0.0
+    reference = _reference(sizes, setting)
     away = held["optimizer"] if setting.offload != "none" else 0.0
     common = {"trainer's weights": held["weights"], "reference model": reference}
     rollout = common | {
@@ -143,7 +143,7 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
     return _present(
         {
             "trainer's weights": held["weights"] * ranks,
-            "reference model": float(sizes.total * width * ranks) if setting.reference else 0.0,
+            "reference model": _reference(sizes, setting) * ranks,
             "gradients": held["gradients"] * ranks,
             "optimizer": held["optimizer"] * ranks,
             "pass or step": max(pass_bytes, held["step"]) * ranks,
@@ -151,6 +151,11 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
             "key-value cache": cache * ranks,
         }
     )
+
+
+def _reference(sizes: Sizes, setting: Setting) -> float:
+    """Bytes of a rank's reference model; beside adapters it is the model without them."""
+    return float(sizes.total * WEIGHT[setting.precision]) if setting.reference and not setting.lora_rank else 0.0
 
 
 def _present(parts: dict[str, float]) -> dict[str, float]:

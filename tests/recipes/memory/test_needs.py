@@ -67,6 +67,8 @@ def test_both_phases_by_hand():
     assert sum(always.training.values()) == 1000 * 6 + 70_000 + 2e9
     assert card_needs(DENSE, setting(reference=True), 0).rollout["reference model"] == 2000
     assert "reference model" not in card_needs(DENSE, setting(reference=True, lora_rank=4), 0).rollout
+    assert shared_memory(DENSE, setting(reference=True), 0, 0)["reference model"] == 4 * 2000
+    assert "reference model" not in shared_memory(DENSE, setting(reference=True, lora_rank=4), 0, 0)
 
 
 def test_on_a_cpu_all_ranks_share():
