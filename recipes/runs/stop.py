@@ -21,6 +21,8 @@ TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM has ended."""
 INTERRUPTED = 128 + signal.SIGINT
 """The same for Ctrl-C."""
+AGAIN_S = 2.0
+"""Seconds after which what still runs is broken off once more."""
 
 
 class Terminated(BaseException):
@@ -57,6 +59,7 @@ class Stop:
         self._open = True
         """Whether what is running may be broken off; so it is until the first step begins."""
         self._before: Any = None
+        self._again: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -66,6 +69,7 @@ class Stop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._quiet()
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
@@ -81,9 +85,11 @@ class Stop:
             self._open = True
             return work()
         except Terminated:
+            self._open = False
             return None
         finally:
             self._open = False
+            self._quiet()
 
     def check(self, ranks: _Ranks) -> None:
         """Raise Terminated on all ranks if one of them has been asked to end; every rank must call it."""
@@ -102,8 +108,16 @@ class Stop:
         saved = "no step was finished" if not step else f"step {step} is saved"
         return f"ended by SIGTERM; {saved}; resume={self.run} goes on"
 
+    def _quiet(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if self._open:
-            self._open = False
+            # Python ignores what is raised in a destructor, or in a callback from C: then it is said again.
+            self._quiet()
+            self._again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+            self._again.daemon = True
+            self._again.start()
             raise Terminated(self.message(None))
