@@ -22,7 +22,8 @@ from typing import Any
 from evolpo import InputError
 from evolpo.model.files import read_object
 from evolpo.recipes.bench.lora_side import SIDES, SideTask
-from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.recipes.bench.parts import check_settings
+from evolpo.recipes.runs.checks import check_not_negative, check_positive, check_results_file
 from evolpo.recipes.runs.lock import locked
 from evolpo.rl.checkpoint import list_checkpoints
 from evolpo.rl.logs.files import write_json
@@ -65,8 +66,7 @@ class BenchLoraConfig:
                 raise InputError(f"{name}: {given} are not different and at least 0; give such as {name}=[1,2]")
         if self.search_seed in self.seeds:
             raise InputError(f"search_seed: {self.search_seed} is also in seeds; the search needs one of its own")
-        if not self.output.endswith(".json"):
-            raise InputError(f"output: {self.output!r} does not end in .json; give the file of the results")
+        check_results_file(self.output)
 
     @property
     def folder(self) -> Path:
@@ -89,7 +89,7 @@ def bench_lora(config: BenchLoraConfig) -> dict[str, Any]:
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        _check_settings(config)
+        check_settings(folder, {name: getattr(config, name) for name in FIXED}, "parts")
         start = config.start or _part(config, "start", ["sft", f"experiment={config.experiment}"])["folder"]
         for side in SIDES:
             _side(config, side, start)
@@ -101,17 +101,6 @@ def bench_lora(config: BenchLoraConfig) -> dict[str, Any]:
                 report = _write(config)
     print_report(report)
     return report
-
-
-def _check_settings(config: BenchLoraConfig) -> None:
-    file, ours = config.folder / "settings.json", {name: getattr(config, name) for name in FIXED}
-    if not file.exists():
-        write_json(file, ours)
-    for name, there in read_object(file).items():
-        if there != ours[name]:
-            raise InputError(
-                f"{name}: {config.folder} holds parts with {there!r}, not {ours[name]!r}; give another output"
-            )
 
 
 # -- the parts ----------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from evolpo import InputError
 from evolpo.model import ModelConfig, load_tokenizer
 from evolpo.model.files import read_object
+from evolpo.recipes.bench.parts import check_settings
 from evolpo.recipes.bench.step import check_trl, measure, questions, summarise
 from evolpo.recipes.bench.step_side import StepTask
-from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.recipes.runs.checks import check_not_negative, check_positive, check_precision, check_results_file
 from evolpo.recipes.runs.lock import locked
 from evolpo.rl.logs.files import write_json
 from evolpo.rollout.prompts import chat_tokens
@@ -74,10 +75,8 @@ class BenchScaleConfig:
                 raise InputError(f"{name}: {min(getattr(self, name))} is less than {least}")
         if len(self.base) != 3 or min(self.base) < 1 or self.base[2] < 2:
             raise InputError(f"base: {self.base} is not a prompt's tokens, a response's and a group of at least 2")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise InputError(f"precision: {self.precision!r} is none of auto, bf16, fp32")
-        if not self.output.endswith(".json"):
-            raise InputError(f"output: {self.output!r} does not end in .json; give the file of the results")
+        check_precision(self.precision)
+        check_results_file(self.output)
 
 
 def cells(config: BenchScaleConfig) -> list[Cell]:
@@ -109,7 +108,7 @@ def bench_scale(config: BenchScaleConfig) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         setting = {name: getattr(config, name) for name in FIXED} | {"model": model_folder(config.model)}
-        _check_settings(folder, setting)
+        check_settings(folder, setting, "cells")
         model = without_end(Path(setting["model"]), folder / "model")
         for cell in cells(config):
             file = folder / f"prompt_{cell.prompt}_response_{cell.response}_group_{cell.group}.json"
@@ -118,15 +117,6 @@ def bench_scale(config: BenchScaleConfig) -> dict[str, Any]:
             report = _write(config, folder, setting)
     print_report(report)
     return report
-
-
-def _check_settings(folder: Path, setting: Mapping[str, Any]) -> None:
-    file = folder / "settings.json"
-    if not file.exists():
-        write_json(file, setting)
-    for name, there in read_object(file).items():
-        if there != setting[name]:
-            raise InputError(f"{name}: {folder} holds cells with {there!r}, not {setting[name]!r}; give another output")
 
 
 def without_end(model: Path, copy: Path) -> Path:

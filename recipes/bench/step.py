@@ -28,7 +28,7 @@ from typing import Any
 from evolpo import InputError
 from evolpo.model import ModelConfig
 from evolpo.recipes.bench.step_side import PHASES, StepTask
-from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.recipes.runs.checks import check_not_negative, check_positive, check_precision, check_results_file
 
 WORKERS = {"evolpo": "evolpo.recipes.bench.step_evolpo", "trl": "evolpo.recipes.bench.step_trl"}
 """Modules of the two sides. evolpo starts first: vLLM wants to find a GPU nearly empty."""
@@ -69,10 +69,8 @@ class BenchStepConfig:
         if self.responses_per_prompt < 2:
             raise InputError(f"responses_per_prompt: {self.responses_per_prompt} is no group; give at least 2")
         check_not_negative(self, "warmup", "seed")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise InputError(f"precision: {self.precision!r} is none of auto, bf16, fp32")
-        if not self.output.endswith(".json"):
-            raise InputError(f"output: {self.output!r} does not end in .json; give the file of the results")
+        check_precision(self.precision)
+        check_results_file(self.output)
 
 
 def questions(count: int, seed: int) -> list[str]:

@@ -27,33 +27,11 @@ MAX_WAIT_MS = 60_000
 MAX_TEXT = 2000
 """Characters of an element from which on it says no number: it may hold them all."""
 _KEYS = {
-    "Backquote",
-    "Minus",
-    "Equal",
-    "Backslash",
-    "Backspace",
-    "Tab",
-    "Delete",
-    "Escape",
-    "ArrowDown",
-    "ArrowUp",
-    "ArrowLeft",
-}
-_KEYS |= {
-    "ArrowRight",
-    "End",
-    "Enter",
-    "Home",
-    "Insert",
-    "PageDown",
-    "PageUp",
-    "Space",
-    "Shift",
-    "Control",
-    "Alt",
-    "Meta",
-}
-_KEYS |= {"ControlOrMeta", *(f"F{number}" for number in range(1, 13))}
+    "Backquote", "Minus", "Equal", "Backslash", "Backspace", "Tab", "Delete", "Escape", "ArrowDown", "ArrowUp",
+    "ArrowLeft", "ArrowRight", "End", "Enter", "Home", "Insert", "PageDown", "PageUp", "Space", "Shift",
+    "Control", "Alt", "Meta", "ControlOrMeta",
+    *(f"F{number}" for number in range(1, 13)),
+}  # fmt: skip
 DEADLINE_S = 60.0
 
 STEPS: Mapping[str, tuple[type, ...]] = {

@@ -115,10 +115,11 @@ async def _use_all(twins: Twins, verdicts: dict[int, Verdict], effects: dict[int
             verdicts[index], effects[index] = await _use(twins, index, Chance(select=True))
 
 
-def _before(index: int, working: Sequence[int]) -> list[Sequence[int]]:
-    """What is used before a control, one after the other: the nearest that work, before and after it; the first."""
+def _before(index: int, working: list[int]) -> list[list[int]]:
+    """What may be clicked before a control: the nearest that work, before and after it; else the first that works."""
     nearest = [other for other in working if other < index][-1:] + [other for other in working if other > index][:1]
-    return [one for one in (nearest, working[:1]) if one] if nearest != list(working[:1]) else [nearest]
+    first = working[:1]
+    return [one for one in (nearest, first if first != nearest else []) if one]
 
 
 async def _use(twins: Twins, index: int, chance: Chance = FIRST) -> tuple[Verdict, frozenset[str]]:
@@ -192,13 +193,10 @@ async def _hover(twins: Twins, index: int) -> frozenset[str]:
     async def spare(tab: Tab) -> None:
         await tab.hover(1, 1)
 
-    async def follow(tab: Tab) -> None:
-        pass
-
     await twins.both(lambda tab: tab.hover(1, 1))
     await twins.both(lambda tab: tab.evaluate("probe.blur()"))
     await twins.wait(HOVER_MS)
-    effect = await twins.try_alone(hover, spare, follow)
+    effect = await twins.try_alone(hover, spare)
     await twins.twin.hover(**places[1])
     await twins.wait(HOVER_MS)
     return frozenset(change for change in effect if _opens(change))
@@ -221,10 +219,7 @@ async def _gesture(twins: Twins, index: int, gesture: str) -> frozenset[str]:
     async def spare(tab: Tab) -> None:
         await tab.hover(**places[1])
 
-    async def follow(tab: Tab) -> None:
-        pass
-
-    effect = await twins.try_alone(lambda tab: tab.gesture(gesture, **places[0]), spare, follow)
+    effect = await twins.try_alone(lambda tab: tab.gesture(gesture, **places[0]), spare)
     await twins.twin.gesture(gesture, **places[1])
     await twins.wait(HOVER_MS)
     return effect - {"scroll"}
@@ -239,10 +234,7 @@ async def _drag(twins: Twins, index: int) -> frozenset[str]:
     async def spare(tab: Tab) -> None:
         await tab.hover(other_route["right"], other_route["down"])
 
-    async def follow(tab: Tab) -> None:
-        pass
-
-    effect = await twins.try_alone(drag, spare, follow)
+    effect = await twins.try_alone(drag, spare)
     await twins.twin.drag(**other_route)
     await twins.wait(HOVER_MS)
     return effect

@@ -137,7 +137,7 @@ class Twins:
         self,
         act: Action,
         spare: Action,
-        follow: Action,
+        follow: Action | None = None,
         ignore: Iterable[str] = (),
         looked: tuple[State, State] | None = None,
     ) -> frozenset[str]:
@@ -150,7 +150,8 @@ class Twins:
         noise = before.differing(spared)
         await asyncio.gather(act(self.tab), spare(self.twin))
         at_once = await self.state(self.twin)  # Time stands still: what has changed is what `spare` did.
-        await follow(self.twin)
+        if follow is not None:
+            await follow(self.twin)
         ignored = frozenset(noise | at_once.differing(spared) | set(ignore))
         for milliseconds in (SETTLE_MS, SLOW_MS):
             await self.wait(milliseconds)

@@ -243,17 +243,22 @@ globalThis.probe = (() => {
   const thumb = createElement("canvas").getContext("2d", {willReadFrequently: true});
   [thumb.canvas.width, thumb.canvas.height] = THUMB;
 
+  // Red, green, blue and alpha of each dot of a small copy; null for what cannot be read: frames, pictures from elsewhere.
+  const dotsOf = (element) => {
+    thumb.clearRect(0, 0, ...THUMB);
+    try {
+      thumb.drawImage(element, 0, 0, ...THUMB);
+      const {data} = thumb.getImageData(0, 0, ...THUMB);
+      return Array.from({length: THUMB[0] * THUMB[1]}, (_, dot) => [...data.subarray(4 * dot, 4 * dot + 4)]);
+    } catch { return null; }
+  };
+
   // Where a person would click a canvas: the middle of the largest thing that is drawn on its ground, else its own middle.
   const striking = (element, box) => {
     const middle = [box.left + box.width / 2, box.top + box.height / 2];
     const [across, down] = THUMB;
-    thumb.clearRect(0, 0, ...THUMB);
-    let dots;
-    try {
-      thumb.drawImage(element, 0, 0, ...THUMB);
-      const {data} = thumb.getImageData(0, 0, ...THUMB);
-      dots = Array.from({length: across * down}, (_, dot) => [...data.subarray(4 * dot, 4 * dot + 4)]);
-    } catch { return middle; }
+    const dots = dotsOf(element);
+    if (!dots) return middle;
     const counts = new Map();
     for (const dot of dots) counts.set(String(dot), (counts.get(String(dot)) ?? 0) + 1);
     const ground = [...counts].reduce((one, other) => (other[1] > one[1] ? other : one))[0].split(",").map(Number);
@@ -282,16 +287,10 @@ globalThis.probe = (() => {
 
   // Canvases as place -> a small grey picture, a letter a dot; null for one that cannot be read or is empty.
   const thumbnails = () => Object.fromEntries([...byTag("canvas"), ...byTag("iframe")].filter(visible).slice(0, 8).map((element) => {
-    if (tag(element) === "iframe") return [path(element), null];
-    thumb.clearRect(0, 0, ...THUMB);
-    try {
-      thumb.drawImage(element, 0, 0, ...THUMB);
-      const {data} = thumb.getImageData(0, 0, ...THUMB);
-      const dots = Array.from({length: THUMB[0] * THUMB[1]}, (_, dot) => data.subarray(4 * dot, 4 * dot + 4));
-      if (dots.every((dot) => dot[3] === 0)) return [path(element), null];
-      return [path(element), String.fromCharCode(...dots.map(([red, green, blue, alpha]) =>
-        48 + Math.round((255 - alpha + alpha / 255 * (red + 2 * green + blue) / 4) / 4)))];
-    } catch { return [path(element), null]; } // With pictures from elsewhere.
+    const dots = dotsOf(element);
+    if (!dots || dots.every((dot) => dot[3] === 0)) return [path(element), null];
+    return [path(element), String.fromCharCode(...dots.map(([red, green, blue, alpha]) =>
+      48 + Math.round((255 - alpha + alpha / 255 * (red + 2 * green + blue) / 4) / 4)))];
   }));
 
   // What a person would type into a field: what its label asks for, as far as its own rules accept it.
