@@ -10,6 +10,7 @@ from evolpo.recipes.runs.checks import check_not_negative, check_positive
 from evolpo.recipes.runs.context import longest_tokens
 from evolpo.recipes.runs.evaluation import EvaluationConfig
 from evolpo.recipes.runs.folder import check_name
+from evolpo.recipes.runs.parallel import check_ranks
 from evolpo.rewards.stack import RewardsConfig
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rl.curriculum import CurriculumConfig
@@ -102,12 +103,13 @@ class TrainConfig:
             )
 
     def check_ranks(self, world: int) -> None:
-        """Raise InputError unless the prompts of a step can be shared out over the ranks."""
+        """Raise InputError unless the prompts of a step can be shared out over the ranks, and these over engines."""
         if self.prompts_per_step % world:
             raise InputError(
                 f"prompts_per_step: {self.prompts_per_step} cannot be shared by {world} ranks; "
                 f"give a multiple of {world}"
             )
+        check_ranks(self.rollout.tensor_parallel, world)
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, one sentence each."""

@@ -20,6 +20,7 @@ from evolpo.recipes.runs.evaluation import (
 from evolpo.recipes.runs.fit import check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
+from evolpo.recipes.runs.parallel import check_model, check_ranks
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.data import Group
 from evolpo.rl.logs.files import write_json
@@ -47,7 +48,9 @@ def evaluation_run(config: EvaluateConfig) -> str:
     with Progress(1, LoggerConfig(), ranks.rank) as progress:
         path = model_folder(config.model)
         check_context(path, config.data, config.rollout)
-        check_model_memory(path, config.precision, False, ranks.world)
+        check_ranks(config.rollout.tensor_parallel, ranks.world)
+        check_model(config.rollout.tensor_parallel, path)
+        check_model_memory(path, config.precision, False, ranks.world, engine_ranks=config.rollout.tensor_parallel)
         problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
         check_component(config.evaluation, rewards.names)

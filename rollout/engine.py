@@ -51,6 +51,8 @@ class RolloutConfig:
     """Compile the engine's model: slower to start, faster to run. GPUs replay graphs of single tokens in any case."""
     sleep_level: int = 2
     """On a GPU while the trainer works: 2 drops the engine's weights, 1 keeps them in the CPU's memory."""
+    tensor_parallel: int = 1
+    """Ranks that share one engine, each with a part of every weight; 1: every rank has an engine of its own."""
     lora_sync: str = "auto"
     """With model.lora, what goes to the engine after a step: adapter, the model with it folded in, or auto."""
 
@@ -68,6 +70,8 @@ class RolloutConfig:
             raise InputError(f"rollout.kv_cache_gb: {self.kv_cache_gb} is negative; 0 takes what is left")
         if self.sleep_level not in (1, 2):
             raise InputError(f"rollout.sleep_level: {self.sleep_level} is none of 1, 2")
+        if self.tensor_parallel < 1:
+            raise InputError(f"rollout.tensor_parallel: {self.tensor_parallel} is less than 1, an engine on one device")
         if self.lora_sync not in LORA_SYNC:
             raise InputError(f"rollout.lora_sync: {self.lora_sync!r} is none of {', '.join(LORA_SYNC)}")
 
@@ -77,14 +81,26 @@ class RolloutConfig:
         return Sampling(responses_per_prompt, tokens, self.temperature, self.top_p, self.top_k)
 
 
+class Interrupted(BaseException):
+    """The ranks of an engine have broken off sampling together, since one of them has been asked to end."""
+
+
 class RolloutEngine(Protocol):
-    """Samples groups of responses, and takes new weights."""
+    """Samples groups of responses, and takes new weights.
+
+    Where ranks share an engine (`RolloutConfig.tensor_parallel`) every one of them makes the same calls, with prompts
+    of its own, and gets what belongs to these.
+    """
 
     version: int
     """Version of the weights in use: the number of finished training steps."""
 
     takes_adapters: bool
     """Whether it wants `update_adapter` instead of `update_weights`."""
+
+    asked: Callable[[], bool]
+    """Whether this rank has been asked to end; an engine that ranks share asks while it samples, and then raises
+    `Interrupted` on all of them. One that belongs to a rank alone is broken off by whoever asks."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None

@@ -18,7 +18,8 @@ from evolpo import InputError
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.card import CPU_CACHE_GB, GIB, EngineStream, Share, engine_share
 from evolpo.rollout.ends import end_tokens
-from evolpo.rollout.engine import ADAPTER_RANKS, RolloutConfig, Sampling
+from evolpo.rollout.engine import ADAPTER_RANKS, Interrupted, RolloutConfig, Sampling
+from evolpo.rollout.ranks import EngineRanks
 from evolpo.rollout.vllm_worker import (
     ADAPTER,
     completed,
@@ -40,6 +41,8 @@ GRAPHS = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 """Graphs of the steps in which every sequence gets one token, and no compiler to wait for."""
 SEEDS_APART = 1 << 20
 """vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
+ASKED_EVERY = 8
+"""Steps of an engine that ranks share between two questions whether one of them has been asked to end."""
 
 
 def set_environment(threads: int) -> None:
@@ -94,8 +97,32 @@ def leave_ranks() -> None:
     core.cleanup_dist_env_and_memory = collect
 
 
+def talk_by_gloo() -> None:
+    """Let the ranks of an engine on CPUs add up by gloo.
+
+    vLLM's own way there goes through a piece of memory whose name is the same for all runs of a machine whose ranks a
+    launcher started, and stays when a run is killed. Nor do more than two ranks get the same bits by it: each begins
+    the sum with its own part. They would sample different tokens.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
+    warnings.filterwarnings("ignore", ".*all_gather_into_tensor", FutureWarning)  # PyTorch's, to vLLM
+
+
+def engine_ranks(size: int) -> EngineRanks:
+    """The ranks that share the engine of this process, once vLLM has started."""
+    if size == 1:
+        return EngineRanks()
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group()
+    group.mq_broadcaster = None  # a piece of shared memory that nobody here sends by, and nobody would take down
+    return EngineRanks(size, group.rank_in_group, group.cpu_group)
+
+
 class VllmEngine:
-    """A `RolloutEngine` that runs vLLM in this process, one engine a rank."""
+    """A `RolloutEngine` that runs vLLM in this process, one engine a rank or one for several of them."""
 
     def __init__(
         self,
@@ -117,7 +144,7 @@ class VllmEngine:
             precision: "bf16" or "fp32".
             max_model_tokens: longest prompt plus response.
             seed: of sampling without a seed of its own.
-            weight_bytes: of the model, to share out a GPU's memory.
+            weight_bytes: of the whole model, to share out a GPU's memory.
             promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
             adapter_rank: of the adapter that `update_adapter` will bring; 0: none, all weights come.
         """
@@ -129,6 +156,7 @@ class VllmEngine:
         register_ling()
         beside_trainer = torch.distributed.is_initialized()
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if beside_trainer else {}
+        extra["tensor_parallel_size"] = config.tensor_parallel
         if torch.cuda.is_available():
             extra["enable_sleep_mode"] = True
             if not config.compile:
@@ -136,6 +164,7 @@ class VllmEngine:
             share = _share_of_card(config, weight_bytes, promised_bytes)
             extra["gpu_memory_utilization"] = share.utilization
         else:
+            talk_by_gloo()
             share = Share(int((config.kv_cache_gb or CPU_CACHE_GB) * GIB), 0.0)
             extra["enforce_eager"] = not config.compile
             extra["block_size"] = 32  # the CPU's own choice, 128, caches no prefix of a short prompt
@@ -161,6 +190,8 @@ class VllmEngine:
                 hf_overrides=completed,
                 **extra,
             )
+        self.ranks = engine_ranks(config.tensor_parallel)
+        self.asked: Callable[[], bool] = lambda: False
         self.takes_adapters = bool(adapter_rank)
         # The model beside an adapter does not come again: asleep, the engine keeps it in the CPU's memory.
         self.sleep_level, self.asleep = 1 if adapter_rank else config.sleep_level, False
@@ -179,14 +210,29 @@ class VllmEngine:
     ) -> list[Group]:
         """Sample a group for each prompt.
 
+        Where ranks share the engine it samples from the prompts of all of them at once, those of each with its seed.
+
         Raises:
             InputError: a prompt holds a token that the tokenizer has and the model has not.
+            Interrupted: ranks share the engine, and one of them has been asked to end.
         """
+        shares = self.ranks.gather((list(prompts), seed))
+        everyone = [prompt for own, _ in shares for prompt in own]
+        self._check_tokens(everyone)
+        params = [one for own, seed in shares for one in self._params(len(own), sampling, seed)]
+        first = sum(len(own) for own, _ in shares[: self.ranks.rank])
+        own = range(first, first + len(prompts))
+        with self.stream.entered():
+            groups = self._sampled(everyone, params, own, done)
+        return [groups[place] for place in own]
+
+    def _params(self, prompts: int, sampling: Sampling, seed: int) -> list[Any]:
+        """vLLM's parameters for each of so many prompts."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        seeds = np.random.SeedSequence(seed).generate_state(max(len(prompts), 1)).astype(np.int64)
-        params = [
+        seeds = np.random.SeedSequence(seed).generate_state(max(prompts, 1)).astype(np.int64)
+        return [
             SamplingParams(
                 n=sampling.responses_per_prompt,
                 temperature=sampling.temperature,
@@ -199,16 +245,13 @@ class VllmEngine:
                 stop_token_ids=self.ends,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            for s in seeds[: len(prompts)]
+            for s in seeds[:prompts]
         ]
-        self._check_tokens(prompts)
-        with self.stream.entered():
-            groups = self._sampled(prompts, params, done)
-        return [groups[place] for place in range(len(prompts))]
 
     def _sampled(
-        self, prompts: Sequence[Prompt], params: Sequence[Any], done: Callable[[Group], None] | None
+        self, prompts: Sequence[Prompt], params: Sequence[Any], own: range, done: Callable[[Group], None] | None
     ) -> dict[int, Group]:
+        """The groups of this rank's prompts, which stand at the places `own` among those of all ranks."""
         from vllm import TokensPrompt
         from vllm.lora.request import LoRARequest
 
@@ -220,13 +263,22 @@ class VllmEngine:
             tokens = TokensPrompt(prompt_token_ids=list(prompt.token_ids))
             engine.add_request(str(place), tokens, param, lora_request=adapter)
         groups: dict[int, Group] = {}
+        steps = told = 0
         while engine.has_unfinished_requests():
+            if self.ranks.size > 1 and steps % ASKED_EVERY == 0 and self.ranks.any(self.asked()):
+                raise Interrupted
+            steps += 1
             for output in engine.step():
                 place = int(output.request_id)
+                told += sum(hash((place, *completion.token_ids)) for completion in output.outputs)
+                if place not in own:
+                    continue
                 responses = tuple(self._response(completion) for completion in output.outputs)
                 groups[place] = Group(prompts[place], responses)
                 if done is not None:
                     done(groups[place])
+        if len(set(self.ranks.gather(told))) > 1:
+            raise RuntimeError("the ranks of an engine have sampled different tokens; set rollout.tensor_parallel=1")
         return groups
 
     def _forget_prefixes(self) -> None:
@@ -285,8 +337,12 @@ class VllmEngine:
     def routing(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """The experts that the engine's model chooses for each token, one sequence after the other."""
         [routers] = self.llm.apply_model(expert_routers)
+        if not routers:
+            return []
+        shares = self.ranks.gather(list(sequences))
         with self.stream.entered():
-            return [self._routing(sequence, routers) for sequence in sequences] if routers else []
+            routes = [[self._routing(sequence, routers) for sequence in share] for share in shares]
+        return routes[self.ranks.rank]
 
     def _routing(self, sequence: Sequence[int], routers: Sequence[Any]) -> Tensor:
         from vllm import SamplingParams, TokensPrompt
@@ -316,4 +372,4 @@ def _share_of_card(config: RolloutConfig, weight_bytes: int, promised_bytes: int
     """The engine's share of this rank's GPU; what PyTorch holds and does not use is given back before."""
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
-    return engine_share(free, total, weight_bytes, config.kv_cache_gb, promised_bytes)
+    return engine_share(free, total, weight_bytes // config.tensor_parallel, config.kv_cache_gb, promised_bytes)

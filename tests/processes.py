@@ -14,8 +14,8 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
+def finish(process: subprocess.Popen[str], code: int = 0, timeout: float = 240) -> tuple[str, str]:
+    out, err = process.communicate(timeout=timeout)
     assert process.returncode == code, err[-3000:]
     return out, err
 

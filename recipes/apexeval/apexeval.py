@@ -29,6 +29,7 @@ from evolpo.recipes.runs.evaluation import EvaluationConfig, evaluation_sampling
 from evolpo.recipes.runs.folder import APEXEVAL, check_name, new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.lock import locked
+from evolpo.recipes.runs.parallel import check_model, check_ranks
 from evolpo.recipes.runs.resume import saved_config
 from evolpo.rewards.stack import RewardError, RewardsConfig, RewardStack
 from evolpo.rl.checkpoint import STATE, read_state
@@ -149,6 +150,8 @@ def apexeval(config: ApexEvalConfig) -> tuple[Path, list[Row]]:
     check_folders(folders)
     check_context(str(folders[0]), config.data, config.rollout)
     ranks = meet()
+    check_ranks(config.rollout.tensor_parallel, ranks.world)
+    check_model(config.rollout.tensor_parallel, str(folders[0]))
     with ExitStack() as stack:
         if config.resume and ranks.rank == 0:
             stack.enter_context(locked(Path(config.resume)))

@@ -76,6 +76,11 @@ class CompareConfig(TrainConfig):
             raise InputError("resume: a comparison goes on by the same command under the same name; leave it empty")
         if self.processes > 1:
             raise InputError(f"processes: {self.processes} for one run; a comparison takes one, and more runs: workers")
+        if self.rollout.tensor_parallel > 1:
+            raise InputError(
+                f"rollout.tensor_parallel: {self.rollout.tensor_parallel} ranks an engine, but in a comparison each "
+                f"process has an engine of its own; set 1"
+            )
         if not (self.data.heldout or self.data.heldout_size):
             raise InputError("data.heldout_size: 0 leaves nothing to compare on; hold problems out")
         for name in ("clip_low", "clip_high"):

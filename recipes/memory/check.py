@@ -12,7 +12,7 @@ import torch
 
 from evolpo import InputError
 from evolpo.recipes.memory.mends import FIELDS, smallest_change
-from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, card_needs, shared_memory
+from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, cached_share, card_needs, shared_memory
 from evolpo.recipes.memory.passes import passes_of
 from evolpo.recipes.memory.sizes import sizes_of
 from evolpo.rollout.card import CPU_CACHE_GB, GIB
@@ -66,7 +66,7 @@ def check_training_memory(model: str, config: TrainConfig, ranks: int, memory: M
     if sizes.total * setting.work.tokens * 4 < memory.size / 4:
         return  # a token keeps fewer numbers than the model has parameters: no need to trace a pass
     longest = setting.work.prompt_tokens + setting.work.response_tokens
-    least_cache = longest * sizes.cached * WEIGHT[setting.precision]
+    least_cache = longest * cached_share(sizes, setting) * WEIGHT[setting.precision]
     wanted = config.rollout.kv_cache_gb or (0.0 if memory.cards else CPU_CACHE_GB)
     cache = max(wanted * GIB, least_cache)
 
@@ -100,6 +100,7 @@ def setting_of(config: TrainConfig, ranks: int) -> Setting:
         checkpointing=bool(trainer.activation_checkpointing),
         offload=trainer.offload,
         expert_parallel=trainer.expert_parallel,
+        tensor_parallel=config.rollout.tensor_parallel,
         reference=config.algorithm.kl_coef != 0.0,
         lora_rank=config.model.lora.rank or 0,
     )

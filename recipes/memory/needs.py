@@ -3,12 +3,14 @@
 Of N parameters on W ranks, in bytes, with weights w, gradients g and optimizer states o a parameter, each divided by W
 where its ZeRO stage shards it (Rajbhandari et al. 2020, section 5):
 
-    rollout   N (w + o) of the trainer + N w of the engine + key-value cache + 4 GB
+    rollout   N (w + o) of the trainer + N w / T of the engine + key-value cache + 4 GB
     training  N (w + g + o) + the larger of a pass and the step's fp32 gradients + 2 GB
 
-The trainer's states stay where they are while the engine samples, unless they are offloaded; the engine sleeps while
-the trainer trains. On a CPU nothing sleeps, and all ranks share one memory. The 4 GB are the engine's graphs,
-workspaces and activations, the 2 GB the libraries' and what the allocator loses: [ours], estimates.
+T ranks share an engine: each has that part of its weights, and of what the cache holds of a token, unless there are
+fewer key-value heads than ranks. The trainer's states stay where they are while the engine samples, unless they are
+offloaded; the engine sleeps while the trainer trains. On a CPU nothing sleeps, and all ranks share one memory. The 4 GB
+are the engine's graphs, workspaces and activations, the 2 GB the libraries' and what the allocator loses: [ours],
+estimates.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Setting:
     """How a run is laid out."""
 
     ranks: int
-    """Cards, each with an engine of its own; on a CPU, processes."""
+    """Cards; on a CPU, processes."""
     work: Work
     precision: str = "bf16"
     zero_stage: int = 1
@@ -54,6 +56,8 @@ class Setting:
     lora_rank: int = 0
     """Rank of adapters on all linear layers outside routed experts; 0: all weights are trained."""
     expert_parallel: int = 1
+    tensor_parallel: int = 1
+    """Ranks that share an engine."""
     reference: bool = False
     """Whether a reference model is held beside: that of a KL penalty, unless adapters can be left out."""
 
@@ -107,6 +111,11 @@ def states(sizes: Sizes, setting: Setting) -> dict[str, float]:
     return result
 
 
+def cached_share(sizes: Sizes, setting: Setting) -> float:
+    """Numbers that a rank's part of the key-value cache holds of a token."""
+    return sizes.cached / min(setting.tensor_parallel, sizes.cached_parts)
+
+
 def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
     """What a card holds in both phases.
 
@@ -122,7 +131,7 @@ def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
     common = {"trainer's weights": held["weights"], "reference model": reference}
     rollout = common | {
         "optimizer": held["optimizer"] - away,
-        "engine's weights": float(sizes.total * width),
+        "engine's weights": sizes.total * width / setting.tensor_parallel,
         "other": OTHER_ROLLOUT,
     }
     always = setting.offload == "always"
@@ -147,7 +156,7 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
             "gradients": held["gradients"] * ranks,
             "optimizer": held["optimizer"] * ranks,
             "pass or step": max(pass_bytes, held["step"]) * ranks,
-            "engine's weights": float(sizes.total * width * ranks),
+            "engine's weights": sizes.total * width * ranks / setting.tensor_parallel,
             "key-value cache": cache * ranks,
         }
     )

@@ -28,6 +28,8 @@ class Sizes:
     """Layers times heads times head size: a query and a key cost so many multiplications twice."""
     cached: int
     """Numbers in the key-value cache for a token, over all layers."""
+    cached_parts: int
+    """Parts into which these can be divided among the ranks of an engine: key-value heads."""
     adapter: int
     """Parameters of an adapter of rank 1 on all linear layers outside routed experts: inputs and outputs of each."""
 
@@ -52,17 +54,17 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
     head = model.get_output_embeddings()
     linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
     adapter = sum(layer.in_features + layer.out_features for layer in linear)
-    cached = cached_numbers(config)
+    cached, parts = cached_numbers(config), cached_parts(config)
     if isinstance(config, BailingMoeV2Config):
         sparse = config.num_hidden_layers - config.first_k_dense_replace
         routed = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
         total, active = count_parameters(config)
-        return Sizes(total, active, routed, embedding, attention, cached, adapter)
+        return Sizes(total, active, routed, embedding, attention, cached, parts, adapter)
     total = sum(p.numel() for p in model.parameters())
     if config.tie_word_embeddings and head.weight is not model.get_input_embeddings().weight:
         total -= embedding  # empty weights are not tied
     looked_up = 0 if config.tie_word_embeddings else embedding
-    return Sizes(total, total, 0, looked_up, attention, cached, adapter)
+    return Sizes(total, total, 0, looked_up, attention, cached, parts, adapter)
 
 
 def head_size(config: PreTrainedConfig) -> int:
@@ -78,5 +80,11 @@ def cached_numbers(config: PreTrainedConfig) -> int:
     latent = getattr(config, "kv_lora_rank", None)
     if latent:
         return int(config.num_hidden_layers * (latent + config.qk_rope_head_dim))
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return int(config.num_hidden_layers * 2 * heads * head_size(config))
+    return int(config.num_hidden_layers * 2 * cached_parts(config) * head_size(config))
+
+
+def cached_parts(config: PreTrainedConfig) -> int:
+    """Key-value heads; 1 with latent attention, whose one vector every rank of an engine holds."""
+    if getattr(config, "kv_lora_rank", None):
+        return 1
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from evolpo.recipes.memory.mends import FIELDS, smallest_change
-from evolpo.recipes.memory.needs import WEIGHT, Setting, card_needs
+from evolpo.recipes.memory.needs import WEIGHT, Setting, cached_share, card_needs
 from evolpo.recipes.memory.passes import passes_of
 from evolpo.recipes.memory.sizes import Sizes
 
@@ -25,7 +25,7 @@ def card_lines(model: PreTrainedConfig, sizes: Sizes, setting: Setting, memory: 
         cache: bytes of the key-value cache; 0 takes what is left.
     """
     bytes_of = passes_of(model)
-    token = sizes.cached * WEIGHT["bf16"]
+    token = cached_share(sizes, setting) * WEIGHT["bf16"]
     longest = setting.work.prompt_tokens + setting.work.response_tokens
 
     def fits(changed: Setting) -> bool:
@@ -45,7 +45,8 @@ def card_lines(model: PreTrainedConfig, sizes: Sizes, setting: Setting, memory: 
         yield f"{'machine':<20}{needs.machine / 1e9:,.1f} GB of its memory for what is offloaded, over all cards"
     if left >= longest * token:
         count = left / token
-        yield f"{'cache':<20}{count:,.0f} tokens, {count / longest:,.0f} responses of the longest kind at once"
+        sharing = f" in the engine of {setting.tensor_parallel} cards" if setting.tensor_parallel > 1 else ""
+        yield f"{'cache':<20}{count:,.0f} tokens, {count / longest:,.0f} responses of the longest kind at once{sharing}"
     if not fits(setting):
         change = smallest_change(setting, fits, longest, FIELDS)
         what = " ".join(change) if change is not None else "none up to 64 cards; take a smaller model"
@@ -56,6 +57,7 @@ def _described(setting: Setting) -> str:
     words = [f"ZeRO-{setting.zero_stage}", f"micro-batches of {setting.work.tokens} tokens"]
     words += ["activations recomputed"] if setting.checkpointing else []
     words += [f"offload {setting.offload}"] if setting.offload != "none" else []
+    words += [f"engines of {setting.tensor_parallel} cards"] if setting.tensor_parallel > 1 else []
     words += [f"adapters of rank {setting.lora_rank}"] if setting.lora_rank else []
     return ", ".join(words)
 

@@ -12,6 +12,7 @@ from evolpo.recipes.memory.presets import PRESETS as PUBLISHED
 from evolpo.recipes.memory.sizes import Sizes, sizes_of
 from evolpo.recipes.plan.cards import card_lines
 from evolpo.recipes.runs.checks import check_not_negative, check_positive
+from evolpo.recipes.runs.parallel import check_sizes
 from evolpo.rl.training.config import OFFLOADS
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class PlanConfig:
     """Recompute activations in the backward pass."""
     lora_rank: int = 0
     """Rank of adapters on all linear layers outside routed experts; 0: all weights are trained."""
+    tensor_parallel: int = 1
+    """GPUs that share an engine, each with a part of every weight; 1: each has an engine of its own."""
     kl_penalty: bool = False
     """Whether there is a KL penalty, hence a reference model."""
     kv_cache_gb: float = 0.0
@@ -90,6 +93,10 @@ class PlanConfig:
         if self.expert_parallel < 1 or self.cluster.gpus % self.expert_parallel:
             raise InputError(
                 f"expert_parallel: {self.expert_parallel} does not divide cluster.gpus={self.cluster.gpus}"
+            )
+        if self.tensor_parallel < 1 or self.cluster.gpus % self.tensor_parallel:
+            raise InputError(
+                f"tensor_parallel: {self.tensor_parallel} does not divide cluster.gpus={self.cluster.gpus}"
             )
         if self.zero_stage not in (0, 1, 2, 3):
             raise InputError(f"zero_stage: {self.zero_stage} is none of 0, 1, 2, 3")
@@ -120,6 +127,7 @@ class PlanConfig:
             offload=self.offload,
             lora_rank=self.lora_rank,
             expert_parallel=self.expert_parallel,
+            tensor_parallel=self.tensor_parallel,
             reference=self.kl_penalty,
         )
 
@@ -179,9 +187,10 @@ def plan(config: PlanConfig) -> Plan:
     """Answer; nothing is loaded.
 
     Raises:
-        InputError: an unknown model, or experts that the ranks cannot share.
+        InputError: an unknown model, or experts that the ranks cannot share, or heads.
     """
     model = read_config(config.model)
+    check_sizes("tensor_parallel", config.tensor_parallel, model.to_dict())
     experts = getattr(model, "num_experts", 1)
     if experts % config.expert_parallel:
         raise InputError(f"expert_parallel: {config.expert_parallel} does not divide num_experts={experts}")

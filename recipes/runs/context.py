@@ -55,7 +55,9 @@ def check_context(model: str, data: DataConfig, rollout: RolloutConfig) -> None:
         )
 
 
-def check_model_memory(model: str, precision: str, training: bool, processes: int = 1, adapters: bool = False) -> None:
+def check_model_memory(
+    model: str, precision: str, training: bool, processes: int = 1, adapters: bool = False, engine_ranks: int = 1
+) -> None:
     """Raise InputError if a model is more than the free memory holds, at the least; of the hub nothing is known.
 
     The least is what no setting avoids: the engine's weights; and for training the trainer's, their fp32 copies and two
@@ -65,8 +67,9 @@ def check_model_memory(model: str, precision: str, training: bool, processes: in
         model: folder in Hugging Face layout, or hub name.
         precision: of the weights, bf16 or fp32.
         training: whether a trainer holds the model too.
-        processes: that hold it on this machine, each with an engine of its own.
+        processes: that hold it on this machine.
         adapters: whether they alone are trained: of the model there are the trainer's weights then, and no more.
+        engine_ranks: processes that share an engine, each with a part of its weights.
     """
     import psutil
     import torch
@@ -78,10 +81,11 @@ def check_model_memory(model: str, precision: str, training: bool, processes: in
     states = 0 if adapters else 12 if width == 2 else 8
     share = width * processes + states if training else 0
     if torch.cuda.is_available():
-        needed, free = count * max(width, share / processes), torch.cuda.get_device_properties(0).total_memory
+        needed = count * max(width / engine_ranks, share / processes)
+        free: float = torch.cuda.get_device_properties(0).total_memory
         where = "of the device"
     else:
-        needed, free = count * (width * processes + share), psutil.virtual_memory().available
+        needed, free = count * (width * processes / engine_ranks + share), psutil.virtual_memory().available
         where = "that are free"
     if needed > free:
         raise InputError(

@@ -19,6 +19,7 @@ from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
 from evolpo.recipes.runs.folder import writable_folder
 from evolpo.recipes.runs.launch import local_processes
+from evolpo.recipes.runs.parallel import check_model
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.data import Group, Prompt, Response
 from evolpo.rollout.prompts import Problem, encode_problems, split_heldout
@@ -38,8 +39,10 @@ def dry_run(config: TrainConfig) -> str:
     writable_folder(config.output_dir)
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)
+    check_model(config.rollout.tensor_parallel, model)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
-    check_model_memory(model, config.trainer.precision, True, world, config.model.adapters is not None)
+    parts = config.rollout.tensor_parallel
+    check_model_memory(model, config.trainer.precision, True, world, config.model.adapters is not None, parts)
     if config.model.adapters is not None:
         check_targets(model, config.model.adapters)
     check_training_memory(model, config, world)

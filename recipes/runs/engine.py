@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from evolpo.model.stored import parameters
 from evolpo.recipes.runs.context import longest_tokens
+from evolpo.recipes.runs.parallel import check_model, check_ranks
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig
 
@@ -22,7 +25,7 @@ def start_engine(
     promised_bytes: int = 0,
     adapter_rank: int = 0,
 ) -> RolloutEngine:
-    """Start vLLM; a process can do so once in its life. A trainer beside it calls `init_distributed` before.
+    """Start vLLM; a process can do so once in its life. Ranks, and a trainer beside it, call `init_distributed` before.
 
     Args:
         model: folder in Hugging Face layout.
@@ -32,7 +35,13 @@ def start_engine(
         seed: of sampling without a seed of its own.
         promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
         adapter_rank: of the adapter that comes alone after each step; 0: all weights come.
+
+    Raises:
+        InputError: the ranks, or the model, cannot be divided as `rollout.tensor_parallel` says.
     """
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    check_ranks(rollout.tensor_parallel, ranks)
+    check_model(rollout.tensor_parallel, str(model))
     from evolpo.rollout.vllm_engine import VllmEngine
 
     weights = parameters(Path(model)) * WIDTHS[precision] if Path(model).is_dir() else 0

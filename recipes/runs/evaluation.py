@@ -120,18 +120,6 @@ def paired_gain(before: Sequence[Judged], after: Sequence[Judged]) -> tuple[floa
     return float(np.mean(gains)), _bootstrap(gains)
 
 
-def evaluate(
-    engine: RolloutEngine,
-    rewards: RewardStack,
-    prompts: Sequence[Prompt],
-    config: EvaluationConfig,
-    sampling: Sampling,
-    seed: int,
-) -> list[Judged]:
-    """Sample and judge all prompts; problems of which no response could be judged are left out."""
-    return judge(rewards, engine.generate(prompts, sampling, seed), config)
-
-
 def judge(rewards: RewardStack, groups: Sequence[Group], config: EvaluationConfig) -> list[Judged]:
     """Judge sampled groups; problems of which no response could be judged are left out."""
     judged = []

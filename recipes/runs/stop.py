@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
+from evolpo.rollout.engine import Interrupted
+
 Result = TypeVar("Result")
 TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that SIGTERM has ended."""
@@ -58,6 +60,7 @@ class Stop:
         """Folder of the run, once there is one."""
         self._open = True
         """Whether what is running may be broken off; so it is until the first step begins."""
+        self._together = False
         self._before: Any = None
         self._again: threading.Timer | None = None
 
@@ -77,19 +80,34 @@ class Stop:
         """From now on break off only what is `interruptible`."""
         self._open = False
 
-    def interruptible(self, work: Callable[[], Result]) -> Result | None:
-        """What `work` returns; None if the signal has come or comes meanwhile. The caller asks `check` at once."""
-        if self.asked:
+    def interruptible(self, work: Callable[[], Result], together: bool = False) -> Result | None:
+        """What `work` returns; None if the signal has come or comes meanwhile. The caller asks `check` at once.
+
+        Args:
+            work: what may be broken off.
+            together: whether it begins with what ranks do together, and breaks off together; then it calls `apart`.
+        """
+        if self.asked and not together:
             return None
         try:
-            self._open = True
+            self._together, self._open = together, not together
             return work()
-        except Terminated:
+        except (Terminated, Interrupted):
             self._open = False
             return None
         finally:
-            self._open = False
+            self._together = self._open = False
             self._quiet()
+
+    def apart(self) -> None:
+        """From here on each rank may break off its work alone."""
+        self._together, self._open = False, True
+        if self.asked:
+            raise Terminated(self.message(None))
+
+    def together(self) -> bool:
+        """Whether what ranks do together is to be broken off; for an engine that they share."""
+        return self.asked and self._together
 
     def check(self, ranks: _Ranks) -> None:
         """Raise Terminated on all ranks if one of them has been asked to end; every rank must call it."""

@@ -21,6 +21,7 @@ from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.lock import locked
+from evolpo.recipes.runs.parallel import check_model
 from evolpo.recipes.runs.resume import resume_point
 from evolpo.recipes.runs.stop import Stop
 from evolpo.recipes.training.parts import Parts
@@ -112,6 +113,7 @@ def assemble(
         progress.note(f"starting vLLM; {how}")
         precision = config.trainer.precision
         engine = start_engine(place.model, config.data, config.rollout, precision, config.seed, promised, rank)
+    engine.asked = stop.together
     sync(engine, trainer, version=place.start)
     resumed = place.start if place.checkpoint else None
     writer = stack.enter_context(MetricsWriter(place.run, config.logger, resumed)) if trainer.rank == 0 else None
@@ -164,7 +166,9 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     if config.model.adapters is not None:
         check_targets(base, config.model.adapters)
     check_context(base, config.data, config.rollout)
-    check_model_memory(base, config.trainer.precision, True, adapters=adapters)
+    engine_ranks = config.rollout.tensor_parallel
+    check_model(engine_ranks, base)
+    check_model_memory(base, config.trainer.precision, True, adapters=adapters, engine_ranks=engine_ranks)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
     check_training_memory(base, config, world)
     run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from evolpo.recipes.runs.evaluation import (
-    evaluate,
+    Judged,
     evaluation_metrics,
     evaluation_sampling,
+    judge,
     judged_file,
     paired_gain,
     read_judged,
@@ -31,8 +31,13 @@ def evaluate_heldout(parts: Parts, step: int) -> dict[str, float]:
     sampling = evaluation_sampling(config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature)
     share = parts.heldout[trainer.rank :: trainer.world]
     seed = draw_seed(config.seed, step, 1 << 20, trainer.rank)
-    work = partial(evaluate, parts.engine, parts.rewards, share, config.evaluation, sampling, seed)
-    judged = parts.stop.interruptible(work)
+
+    def work() -> list[Judged]:
+        groups = parts.engine.generate(share, sampling, seed)
+        parts.stop.apart()
+        return judge(parts.rewards, groups, config.evaluation)
+
+    judged = parts.stop.interruptible(work, together=config.rollout.tensor_parallel > 1)
     parts.stop.check(trainer)
     everything = [one for part in trainer.gather(judged) for one in part]
     if trainer.rank == 0:

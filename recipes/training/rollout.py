@@ -29,7 +29,8 @@ def rollout(parts: Parts, step: int, timer: Timer) -> tuple[list[Group], dict[st
     for attempt in range(config.algorithm.max_refills + 1):
         prompts = parts.curriculum.marked(parts.stream.take(missing * trainer.world, trainer.rank, trainer.world))
         seed = draw_seed(config.seed, step, attempt, trainer.rank)
-        fresh = parts.stop.interruptible(partial(_scored, parts, prompts, sampling, seed, timer))
+        work = partial(_scored, parts, prompts, sampling, seed, timer)
+        fresh = parts.stop.interruptible(work, together=config.rollout.tensor_parallel > 1)
         parts.stop.check(trainer)
         assert fresh is not None, "all ranks leave where one is interrupted"
         counts = passed(fresh, right_of(config.evaluation))
@@ -57,6 +58,7 @@ def _scored(parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, seed: i
     with timer("rollout"):
         scoring = parts.rewards.begin()
         fresh = parts.engine.generate(prompts, sampling, seed, done=scoring.add)
+    parts.stop.apart()
     parts.progress.phase("scoring")
     with timer("reward"):
         scored = scoring.result(fresh)

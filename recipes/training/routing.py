@@ -24,9 +24,9 @@ def compare_routing(engine: RolloutEngine, trainer: Trainer, rows: Sequence[Row]
     """
     compared = rows[:: max(len(rows) // COMPARED, 1)][:COMPARED]
     ours = trainer.routing(compared)
-    # The last token is sampled, but nothing is predicted from it.
-    theirs = engine.routing([(row.prompt_ids + row.response_ids)[:-1] for row in compared]) if ours else []
-    if not theirs:
+    # Nothing is predicted from the last token. A rank without rows asks as well: it may share its engine with others.
+    theirs = engine.routing([(row.prompt_ids + row.response_ids)[:-1] for row in compared])
+    if not (ours and theirs):
         return {}
     tokens, experts = agreement(torch.cat([one[:-1] for one in ours]), torch.cat(theirs))
     return {"routing/same_tokens": tokens, "routing/same_experts": experts}

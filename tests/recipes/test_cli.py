@@ -86,6 +86,14 @@ def bad_files(folder: Path) -> dict[str, str]:
         ("train experiment=nothing", ["experiment", "nothing"]),
         ("train responses_per_prompt=1", ["responses_per_prompt", "at least 2"]),
         ("train prompts_per_step=3 processes=2", ["prompts_per_step", "multiple of 2"]),
+        ("train rollout.tensor_parallel=0", ["rollout.tensor_parallel", "less than 1"]),
+        ("train processes=1 rollout.tensor_parallel=2", ["rollout.tensor_parallel", "engines of 2 ranks", "the 1 of"]),
+        ("train processes=4 rollout.tensor_parallel=3", ["rollout.tensor_parallel", "divisor of 4", "multiple of 3"]),
+        (
+            "train model=ling_nano processes=8 rollout.tensor_parallel=8",
+            ["rollout.tensor_parallel: 8", "num_attention_heads=4", "4 does"],
+        ),
+        ("compare algorithms=[lpo,grpo] rollout.tensor_parallel=2", ["rollout.tensor_parallel", "set 1"]),
         ("train trainer.tokens_per_micro_batch=100", ["trainer.tokens_per_micro_batch", "at least"]),
         ("train algorithm.optimizer_steps=100", ["algorithm.optimizer_steps", "64"]),
         (

@@ -123,6 +123,26 @@ def test_two_ranks_with_dynamic_sampling(workplace: Path, served_model_path: str
     assert json.loads((run / "summary.json").read_text())["problems"] == 6
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_ranks_that_share_an_engine_train_as_with_one_each(workplace: Path, served_model_path: str) -> None:
+    """Tokens, rewards and figures are those of an engine a rank; weights reach both parts after every update."""
+    extra = ["processes=2", "steps=2", "algorithm.optimizer_steps=1", "trainer.zero_stage=2"]
+    for name, ranks in (("own", 1), ("shared", 2)):
+        words = [*extra, f"rollout.tensor_parallel={ranks}"]
+        _, err = finish(start(command(served_model_path, name, *words), workplace), timeout=400)
+        assert "Warning" not in err
+    own, shared = (run_folder(workplace, name) for name in ("own", "shared"))
+    rows = [read_metrics(run / "metrics.jsonl") for run in (own, shared)]
+    assert [row["step"] for row in rows[1]] == [0, 1, 2]
+    assert all(row["logprob_gap/max"] < 1e-4 for row in rows[1][1:])
+    assert [row["reward/mean"] for row in rows[1][1:]] == [row["reward/mean"] for row in rows[0][1:]]
+    samples = [read_samples(run / "samples.parquet") for run in (own, shared)]
+    assert [one.response for one in samples[1]] == [one.response for one in samples[0]]
+    judged = [(run / "evaluations" / "step_2.jsonl").read_text() for run in (own, shared)]
+    assert judged[1] == judged[0]
+
+
 def test_an_exception_in_a_reward_ends_the_run(workplace: Path, served_model_path: str) -> None:
     extra = "rewards.components=[{use: 'plugin:broken'}]"
     _, err = finish(start(command(served_model_path, "broken", extra), workplace), code=1)

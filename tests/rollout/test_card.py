@@ -133,6 +133,26 @@ def test_a_gpu_gets_graphs_sleep_and_all_the_memory_that_is_left(fake: Recorder)
     assert str(CompilationConfig(**GRAPHS).cudagraph_mode.name) == "FULL_DECODE_ONLY"
 
 
+def test_a_rank_of_an_engine_that_several_share_asks_for_its_part(
+    fake: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which ranks belong together is vLLM's rule: neighbours. Its group is asked for after the start."""
+    group = SimpleNamespace(rank_in_group=1, cpu_group=object())
+    monkeypatch.setattr("vllm.distributed.parallel_state.get_tp_group", lambda: group)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    config = RolloutConfig(tensor_parallel=2)
+    engine = VllmEngine("m", config, "bf16", 256, weight_bytes=30 * GIB, promised_bytes=10 * GIB)
+    share = engine_share(60 * GIB, H100, 15 * GIB, 0.0, 10 * GIB)
+    assert fake.keywords["distributed_executor_backend"] == "external_launcher"
+    assert fake.keywords["tensor_parallel_size"] == 2
+    assert fake.keywords["kv_cache_memory_bytes"] == share.cache_bytes
+    assert fake.keywords["gpu_memory_utilization"] == share.utilization
+    assert (engine.ranks.size, engine.ranks.rank) == (2, 1)
+    asked = request_memory(snapshot(60 * GIB, H100), SimpleNamespace(gpu_memory_utilization=share.utilization))
+    assert 15 * GIB + share.cache_bytes <= asked <= 50 * GIB
+
+
 def test_weights_wake_before_the_update_and_the_cache_after_it(fake: Recorder) -> None:
     engine = VllmEngine("m", RolloutConfig(), "bf16", 256)
     assert engine.sleep()

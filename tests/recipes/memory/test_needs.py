@@ -8,14 +8,14 @@ from evolpo import InputError
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.memory.check import Memory, check_training_memory, setting_of
 from evolpo.recipes.memory.mends import FIELDS, smallest_change
-from evolpo.recipes.memory.needs import Setting, Work, card_needs, shared_memory, states
-from evolpo.recipes.memory.sizes import Sizes, cached_numbers
+from evolpo.recipes.memory.needs import Setting, Work, cached_share, card_needs, shared_memory, states
+from evolpo.recipes.memory.sizes import Sizes, cached_numbers, cached_parts
 from evolpo.rl.training.config import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
 
 WORK = Work(prompt_tokens=100, response_tokens=300, responses=8, tokens=800)
-MIXTURE = Sizes(total=1000, active=1000, routed=800, embedding=0, attention=0, cached=10, adapter=5)
+MIXTURE = Sizes(total=1000, active=1000, routed=800, embedding=0, attention=0, cached=10, cached_parts=2, adapter=5)
 DENSE = replace(MIXTURE, routed=0)
 
 
@@ -71,6 +71,15 @@ def test_both_phases_by_hand():
     assert "reference model" not in shared_memory(DENSE, setting(reference=True, lora_rank=4), 0, 0)
 
 
+def test_ranks_that_share_an_engine_hold_a_part_of_it():
+    needs = card_needs(DENSE, setting(tensor_parallel=4), pass_bytes=70_000)
+    assert needs.rollout["engine's weights"] == 2000 / 4
+    assert needs.training == card_needs(DENSE, setting(), pass_bytes=70_000).training
+    assert shared_memory(DENSE, setting(tensor_parallel=2), 0, 0)["engine's weights"] == 4 * 2000 / 2
+    # Ten numbers of two key-value heads: beyond two ranks each head is held several times.
+    assert [cached_share(DENSE, setting(tensor_parallel=n)) for n in (1, 2, 4)] == [10, 5, 5]
+
+
 def test_on_a_cpu_all_ranks_share():
     parts = shared_memory(DENSE, setting(ranks=2, precision="fp32"), pass_bytes=9000, cache=500)
     assert sum(parts.values()) == 2 * (4000 + 4000 + 12_000 / 2 + 9000 + 4000 + 500)
@@ -81,6 +90,8 @@ def test_the_cache_of_latent_attention_is_small():
 
     assert cached_numbers(AutoConfig.for_model("deepseek_v3", num_hidden_layers=2)) == 2 * (512 + 64)
     assert cached_numbers(AutoConfig.for_model("llama", num_hidden_layers=2)) == 2 * 2 * 32 * 128
+    assert cached_parts(AutoConfig.for_model("deepseek_v3")) == 1
+    assert cached_parts(AutoConfig.for_model("llama", num_key_value_heads=8)) == 8
 
 
 def change(fits, offered=FIELDS, **changes):

@@ -51,6 +51,11 @@ def test_the_table_says_what_fits():
         (lambda: make("ling_maxi"), "model.name: 'ling_maxi' is none of ling_mini"),
         (lambda: make(expert_parallel=3), "expert_parallel: 3 does not divide cluster.gpus=8"),
         (lambda: make(gpus=768, expert_parallel=768), "expert_parallel: 768 does not divide num_experts=256"),
+        (lambda: make(tensor_parallel=3), "tensor_parallel: 3 does not divide cluster.gpus=8"),
+        (
+            lambda: make("qwen2_5_7b", tensor_parallel=8),
+            "tensor_parallel: 8 does not divide the model's num_attention_heads=28; 4 does",
+        ),
         (lambda: make(mfu=0), "mfu: 0 is no share"),
         (lambda: make(precision="fp4"), "precision: 'fp4' is none of"),
         (lambda: make(gpus=0), "cluster.gpus: 0 is not positive"),
@@ -93,6 +98,14 @@ def test_a_7b_model_on_eight_cards(capsys):
     assert "rollout             46.1 of 80 GB at the least: fits" in text  # 7.616 * (2 + 12 / 8 + 2) + 4 + 0.2 cache
     assert "smallest change" not in text
     assert "145 responses of the longest kind at once" in text
+
+
+def test_cards_that_share_an_engine_share_its_weights_and_its_cache(capsys):
+    """Four key-value heads: 4 cards divide them, and 7.616 * 2 / 4 of weights."""
+    text = said(capsys, tensor_parallel=4)
+    assert "ZeRO-1, micro-batches of 4096 tokens, activations recomputed, engines of 4 cards" in text
+    assert "rollout             34.5 of 80 GB at the least: fits" in text  # 7.616 * (2 + 12 / 8 + 2 / 4) + 4 + 0.06
+    assert "775 responses of the longest kind at once in the engine of 4 cards" in text
 
 
 def test_a_7b_model_on_one_card_does_not_fit_and_what_does(capsys):
