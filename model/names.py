@@ -7,7 +7,7 @@ a checkpoint, expects the published names; the way back is the one by which tran
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evolpo.model import weights
 from evolpo.model.config import BailingMoeV2Config
+from evolpo.model.shards import Do, at_once, write_shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +52,7 @@ def published(model: PreTrainedModel, named: Iterable[tuple[str, Tensor]]) -> It
     yield from revert_weight_conversion(model, dict(named)).items()
 
 
-def save_model(model: PreTrainedModel, folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
+def save_model(model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, Tensor]], do: Do = at_once) -> None:
     """Write a model folder in Hugging Face layout, without a tokenizer.
 
     Its generation_config.json is written as it was read: transformers would refuse one that holds fields of sampling
@@ -60,15 +61,15 @@ def save_model(model: PreTrainedModel, folder: str | Path, tensors: Mapping[str,
     Args:
         model: whose configuration is written.
         folder: made if it is not there.
-        tensors: the weights under their published names.
+        tensors: the weights under their published names, each once; each may be gone when the next is asked for.
+        do: what becomes of a file's tensors once they are on the host.
     """
-    from transformers import GenerationConfig
-
+    folder.mkdir(parents=True, exist_ok=True)
+    left_out = set(model._keys_to_ignore_on_save or ())
+    write_shards((pair for pair in tensors if pair[0] not in left_out), folder, do)
+    model.config.dtype = model.dtype
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
     own: Any = model.generation_config
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    try:
-        model.save_pretrained(folder, state_dict=dict(tensors), save_original_format=False)
-    finally:
-        model.generation_config = own
     if own is not None:
-        own.to_json_file(Path(folder) / GENERATION)
+        own.to_json_file(folder / GENERATION)

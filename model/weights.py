@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from evolpo import InputError
 from evolpo.model.config import BailingMoeV2Config
 from evolpo.model.experts import routers
+from evolpo.model.shards import write_shards
 from evolpo.model.stored import INDEX
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 STACKED_GATE_UP = ".mlp.experts.gate_up_proj"
 STACKED_DOWN = ".mlp.experts.down_proj"
-SHARD_BYTES = 5 * 10**9
-"""Largest file that `save_weights` writes."""
 
 
 def published(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -139,19 +138,10 @@ def save_weights(model: PreTrainedModel, folder: str | Path, tensors: Mapping[st
         folder: made if it is not there.
         tensors: to write instead of the model's own, under the names in memory or the published ones.
     """
-    from huggingface_hub import save_torch_state_dict
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    source = tensors.items() if tensors is not None else saved_tensors(model)
-    flat = {
-        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in source
-        for k, v in published(name, tensor)
-    }
-    dtypes = {tensor.dtype for name, tensor in flat.items() if not name.endswith("expert_bias")}
+    source = dict(tensors if tensors is not None else saved_tensors(model))
+    dtypes = {tensor.dtype for name, tensor in source.items() if not name.endswith("expert_bias")}
     model.config.dtype = next(iter(dtypes))
     model.config.save_pretrained(folder)
-    save_torch_state_dict(
-        flat, folder, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_BYTES, force_contiguous=True
-    )
+    write_shards((pair for name, tensor in source.items() for pair in published(name, tensor)), folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
@@ -48,22 +50,22 @@ def fold_adapter(adapter: Path, base: str, output: Path) -> Path:
         raise InputError(f"base: {str(error).removeprefix('model.path: ')}") from None
     model = load_model(base, _precision(base))
     _put_in(model, adapter)
-    layers = adapter_layers(model)
-    saved = model.state_dict(keep_vars=True)
-    named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
-    with torch.no_grad():
-        weights = {
-            name: tensor.clone()
-            for part in by_layer(named)
-            for name, tensor in published(model, list(fold([(n, t.data) for n, t in part], layers)))
-        }
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         made = Path(scratch) / output.name
-        save_model(model, made, weights)
+        with torch.no_grad():
+            save_model(model, made, _folded(model))
         load_tokenizer(base).save_pretrained(made)
         made.rename(output)
     return output
+
+
+def _folded(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Weights under their published names, adapters folded in, one layer at a time."""
+    layers, saved = adapter_layers(model), model.state_dict(keep_vars=True)
+    named = [*model.named_parameters(), *((name, b) for name, b in model.named_buffers() if name in saved)]
+    for part in by_layer(named):
+        yield from published(model, list(fold([(name, tensor.data) for name, tensor in part], layers)))
 
 
 def _precision(base: str) -> torch.dtype:

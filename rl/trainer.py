@@ -18,6 +18,7 @@ from evolpo.model.experts import routers
 from evolpo.model.kernel_check import check_kernels
 from evolpo.model.lora import NAME, LoraConfig, adapters_off, add_adapters, load_adapter, save_adapter
 from evolpo.model.names import save_model
+from evolpo.model.shards import Do, at_once
 from evolpo.rl.batching import MicroBatch, collate, make_micro_batches
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logprobs import ENTROPY_EVERY, Policy, check_supported
@@ -353,24 +354,30 @@ class Trainer(Ranks):
         targets = sorted(settings.target_modules)
         return tensors, {"r": settings.r, "lora_alpha": settings.lora_alpha, "target_modules": targets}
 
-    def save_trained(self, folder: Path) -> None:
-        """Write what is trained: the adapters in PEFT's layout, or the model; every rank takes part, rank 0 writes."""
+    def save_trained(self, folder: Path, do: Do | None = None) -> None:
+        """Write what is trained: the adapters in PEFT's layout, or the model; every rank takes part, rank 0 writes.
+
+        Args:
+            folder: is there.
+            do: is given what is to be written, copied to the host; None writes it now.
+        """
         if self.lora is None:
-            self.save_model(folder)
+            self.save_model(folder, do)
             return
         weights = adapter_weights(self.policy.model, self.config.zero_stage)
         if self.rank == 0:
             save_adapter(self.policy.model, folder, weights, self.base)
 
-    def save_model(self, folder: Path) -> None:
+    def save_model(self, folder: Path, do: Do | None = None) -> None:
         """Write the model, adapters folded in, in Hugging Face layout; every rank takes part, rank 0 writes."""
-        weights = {}
-        for name, tensor in self.named_weights():
-            if self.rank == 0:  # one rank of a machine holds them all in its memory, not eight
-                weights[name] = tensor.detach().cpu().clone()
-        if self.rank == 0:
-            save_model(self.policy.model, folder, weights)
-            self.tokenizer.save_pretrained(folder)
+        weights = self.named_weights()
+        try:
+            if self.rank == 0:  # the others hold nothing
+                save_model(self.policy.model, folder, weights, do or at_once)
+                self.tokenizer.save_pretrained(folder)
+        finally:
+            for _ in weights:
+                pass  # ranks meet in every layer, whether or not the disk takes it
 
     def master_tensors(self) -> list[Tensor]:
         """This rank's fp32 weights, as the optimizer holds them."""
@@ -383,11 +390,16 @@ class Trainer(Ranks):
             return 0
         return optimizer_state.promised_bytes(self.optimizer, self.config.zero_stage)
 
-    def save_optimizer(self, folder: Path) -> None:
-        """Write this rank's fp32 weights and Adam moments; those that all ranks have alike are written once."""
+    def save_optimizer(self, folder: Path, do: Do | None = None) -> None:
+        """Write this rank's fp32 weights and Adam moments; those that all ranks have alike are written once.
+
+        Args:
+            folder: is there.
+            do: is given what is to be written, copied to the host; None writes it now, without a copy on a CPU.
+        """
         if optimizer_state.written_by(self.rank, self.config.zero_stage) == self.rank:
             stage = self.config.zero_stage
-            optimizer_state.save(self.optimizer, stage, folder, self.rank, self.world, self.away.seen)
+            optimizer_state.save(self.optimizer, stage, folder, self.rank, self.world, self.away.seen, do)
 
     def load_optimizer(self, folder: Path) -> None:
         """Read what `save_optimizer` wrote for this rank; the model itself must come from the same folder.

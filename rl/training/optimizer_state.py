@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evolpo import InputError
 from evolpo.model.digests import OPTIMIZER
+from evolpo.model.shards import Do, at_once
 
 
 def _inner(optimizer: Any) -> Any:
@@ -56,17 +57,32 @@ def save(
     rank: int,
     world: int,
     seen: Callable[[Tensor], Tensor] = lambda one: one,
+    do: Do | None = None,
 ) -> None:
-    """Write the state of this rank into a checkpoint's folder; `seen` shows tensors that may be elsewhere."""
+    """Write the state of this rank into a checkpoint's folder.
+
+    Args:
+        optimizer: of DeepSpeed, or plain.
+        zero_stage: how it is spread.
+        folder: is there.
+        rank: this one.
+        world: number of ranks.
+        seen: shows tensors that may be elsewhere.
+        do: is given what is to be written, copied to the host; None writes it now, without a copy on a CPU.
+    """
     from safetensors.torch import save_file
+
+    def host(tensor: Tensor) -> Tensor:
+        shown = seen(tensor).detach()
+        return shown.cpu() if do is None else torch.empty(shown.shape, dtype=shown.dtype).copy_(shown)
 
     tensors: dict[str, Tensor] = {"zero_stage": torch.tensor(zero_stage), "world": torch.tensor(world)}
     for i, master in enumerate(master_tensors(optimizer, zero_stage)):
-        tensors[f"{i}.master"] = seen(master).detach().cpu().clone()
+        tensors[f"{i}.master"] = host(master)
         for name, value in _inner(optimizer).state.get(master, {}).items():
-            tensors[f"{i}.{name}"] = seen(torch.as_tensor(value)).detach().cpu().clone()
+            tensors[f"{i}.{name}"] = host(torch.as_tensor(value))
     (folder / OPTIMIZER).mkdir(exist_ok=True)
-    save_file(tensors, folder / OPTIMIZER / f"rank_{rank}.safetensors")
+    (do or at_once)(lambda: save_file(tensors, folder / OPTIMIZER / f"rank_{rank}.safetensors"))
 
 
 def load(optimizer: Any, zero_stage: int, folder: Path, rank: int, world: int) -> None:

@@ -73,7 +73,7 @@ def test_what_is_saved_is_loaded(family, tmp_path):
     model = write_model(family, tmp_path / "model")
     named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in model.state_dict())]
     tensors = {k: t.detach() for part in by_layer(named) for k, t in published(model, part)}
-    save_model(model, tmp_path / "saved", tensors)
+    save_model(model, tmp_path / "saved", tensors.items())
     again = load_model(str(tmp_path / "saved"), torch.float32)
     for field, value in model.config.to_dict().items():
         if field not in ("dtype", "transformers_version", "_name_or_path"):

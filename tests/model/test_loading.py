@@ -9,7 +9,7 @@ from tiny_models import write_tiny_model
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
-from evolpo.model.names import save_model
+from evolpo.model.names import published, save_model
 from evolpo.rl.segment import unit_texts
 
 
@@ -82,7 +82,7 @@ def test_generation_settings_with_sampling_are_saved_as_they_are(tmp_path, field
         make_model("ling").save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(fields))
     model = load_model(str(folder), torch.float32)
-    save_model(model, saved, model.state_dict())
+    save_model(model, saved, published(model, model.state_dict().items()))
     found = json.loads((saved / "generation_config.json").read_text())
     assert {key: found[key] for key in fields if key in found} == {k: v for k, v in fields.items() if k in found}
     assert set(fields) - set(found) <= {"do_sample"}  # false is the default

@@ -49,7 +49,7 @@ def lose_weights(served):
 
 def main(family, folder):
     model, other = make_model(family, 0), make_model(family, 1)
-    save_model(model, folder / "model", named_weights(model))
+    save_model(model, folder / "model", named_weights(model).items())
     write_tiny_tokenizer(folder / "model")
     engine = VllmEngine(str(folder / "model"), RolloutConfig(kv_cache_gb=0.25), "fp32", 256)
     result = {"start": worst_gap(engine, model)}
