@@ -34,11 +34,12 @@ from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.resume import resume_point
 from evolpo.recipes.runs.stop import Stop, Terminated
-from evolpo.rl.checkpoint import read_state, set_later_aside, write_checkpoint
+from evolpo.rl.checkpoint import read_state, set_later_aside
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.logs.metrics import MetricsWriter
 from evolpo.rl.logs.progress import Progress
 from evolpo.rl.losses import Reduction, reduce_tokens
+from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.data.chat import message_text, reach_of, text_tokens, two_messages
@@ -96,6 +97,7 @@ def sft(config: SftConfig) -> Path:
         heldout_rows = encode_examples(heldout, trainer.tokenizer, config.data, progress.note)
         resumed = start or None
         writer = stack.enter_context(MetricsWriter(run, config.logger, resumed)) if trainer.rank == 0 else None
+        saver = stack.enter_context(Saver(run, trainer, progress.note))
         stop.begin()
         for step in range(start, config.steps):
             progress.phase("training")
@@ -112,9 +114,12 @@ def sft(config: SftConfig) -> Path:
             progress.step(done, metrics)
             asked = trainer.max_over_ranks(float(stop.asked)) > 0
             if asked or _due(done, config.steps, config.trainer.save_every):
-                _save(trainer, config, run, done, examples, writer)
+                saver.save(done, _state(trainer, config, done, examples, writer))
+            saver.check()
             if asked:
+                saver.wait()
                 raise Terminated(stop.message(done))
+        saver.wait()
         return _write_model(trainer, run)
 
 
@@ -211,14 +216,10 @@ def heldout_losses(logprobs: Mapping[int, Sequence[float]], examples: Sequence[E
     return {name: -fsum(found) / len(found) for name, found in values.items()}
 
 
-def _save(
-    trainer: Trainer,
-    config: SftConfig,
-    run: Path,
-    step: int,
-    examples: Sequence[Example],
-    writer: MetricsWriter | None,
-) -> None:
+def _state(
+    trainer: Trainer, config: SftConfig, step: int, examples: Sequence[Example], writer: MetricsWriter | None
+) -> dict[str, Any]:
+    """What a checkpoint's `state.json` says."""
     state = {
         "step": step,
         "updates": trainer.updates,
@@ -228,13 +229,7 @@ def _save(
     }
     if writer is not None:
         state["metrics"] = writer.written()
-
-    def write_files(folder: Path) -> None:
-        trainer.save_trained(folder)
-        trainer.save_optimizer(folder)
-
-    keep = config.trainer.keep_checkpoints
-    write_checkpoint(run, step, state, write_files, keep, rank=trainer.rank, gather=trainer.gather)
+    return state
 
 
 def _made_of(config: SftConfig, examples: Sequence[Example]) -> dict[str, Any]:

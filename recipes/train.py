@@ -88,8 +88,10 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
             log(parts, done, metrics)
             if done == config.steps or done % config.trainer.save_every == 0:
                 save(parts)
+            parts.saver.check()
             stop.check(trainer)
 
+        parts.saver.wait()
         if trainer.rank == 0:
             write_summary(parts)
             write_report(parts.run)

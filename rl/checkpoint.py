@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from evolpo.model.digests import STATE, Sums, damage, file_sums, read_state, sea
 __all__ = [
     "STATE",
     "CheckpointError",
+    "Writing",
     "check_whole",
     "checkpoint_folder",
     "find_checkpoint",
@@ -103,6 +105,56 @@ def sync_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A checkpoint that all ranks write; each calls all of this, in this order."""
+
+    run: Path
+    """Folder of the run."""
+    step: int
+    """The finished step."""
+    rank: int = 0
+    """This process; rank 0 does what is done once."""
+    gather: Callable[[str], list[str]] = lambda own: [own]
+    """Gives the texts of all ranks, and so waits for them."""
+
+    @property
+    def scratch(self) -> Path:
+        """Where it is until it is whole."""
+        return self.run / "checkpoints" / f".step_{self.step}.partial"
+
+    def everywhere(self, part: Callable[[], None]) -> int:
+        """Do a part on all ranks; gives their number.
+
+        Raises:
+            CheckpointError: on all ranks, if one of them could not; what was begun is removed.
+        """
+        failures = self.gather(_attempt(part))
+        if lost := [failure for failure in failures if failure]:
+            if self.rank == 0:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+            raise CheckpointError(_lost(self.run, self.step, lost[0]))
+        return len(failures)
+
+    def begin(self) -> None:
+        """Make an empty folder for it."""
+        self.everywhere(lambda: _begin(self.scratch) if self.rank == 0 else None)
+
+    def write(self, files: Callable[[Path], None]) -> int:
+        """Let every rank write its files into the folder; gives the number of ranks."""
+        return self.everywhere(lambda: files(self.scratch))
+
+    def finish(self, state: Mapping[str, Any], keep: int, world: int) -> Path:
+        """Flush and sum what `world` ranks have written, give it its name, and drop the oldest beyond `keep`."""
+        final, sums = checkpoint_folder(self.run, self.step), dict[str, dict[str, Any]]()
+        own = _files(self.scratch)[self.rank :: world]
+        self.everywhere(lambda: sums.update(_flushed_sums(self.scratch, own)))
+        for share in self.gather(json.dumps(sums)):
+            sums |= json.loads(share)
+        self.everywhere(lambda: _finish(self.scratch, final, state, sums, self.run, keep) if self.rank == 0 else None)
+        return final
+
+
 def write_checkpoint(
     run: Path,
     step: int,
@@ -129,26 +181,9 @@ def write_checkpoint(
     Raises:
         CheckpointError: the disk is full or refuses; the checkpoints that were there are whole.
     """
-    final = checkpoint_folder(run, step)
-    scratch = final.with_name(f".{final.name}.partial")
-    sums: dict[str, dict[str, Any]] = {}
-
-    def everywhere(part: Callable[[], None]) -> int:
-        """Do a part on all ranks; gives their number, raises on all if one fails."""
-        failures = gather(_attempt(part))
-        if lost := [failure for failure in failures if failure]:
-            if rank == 0:
-                shutil.rmtree(scratch, ignore_errors=True)
-            raise CheckpointError(_lost(run, step, lost[0]))
-        return len(failures)
-
-    everywhere(lambda: _begin(scratch) if rank == 0 else None)
-    world = everywhere(lambda: write_files(scratch))
-    everywhere(lambda: sums.update(_flushed_sums(scratch, _files(scratch)[rank::world])))
-    for share in gather(json.dumps(sums)):
-        sums |= json.loads(share)
-    everywhere(lambda: _finish(scratch, final, state, sums, run, keep) if rank == 0 else None)
-    return final
+    writing = Writing(run, step, rank, gather)
+    writing.begin()
+    return writing.finish(state, keep, writing.write(write_files))
 
 
 def _flushed_sums(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:

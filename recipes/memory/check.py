@@ -12,7 +12,7 @@ import torch
 
 from evolpo import InputError
 from evolpo.recipes.memory.mends import FIELDS, smallest_change
-from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, cached_share, card_needs, shared_memory
+from evolpo.recipes.memory.needs import WEIGHT, Setting, Work, cached_share, card_needs, copied, shared_memory
 from evolpo.recipes.memory.passes import passes_of
 from evolpo.recipes.memory.sizes import sizes_of
 from evolpo.rollout.card import CPU_CACHE_GB, GIB
@@ -32,13 +32,16 @@ class Memory:
     """Bytes."""
     cards: bool
     """Whether it is that of each card; else that of the machine, for all ranks."""
+    machine: float = float("inf")
+    """Bytes that are free of the machine beside cards."""
 
     @classmethod
     def here(cls) -> Memory:
         """Of the first card, or what is free of the machine."""
+        free = float(psutil.virtual_memory().available)
         if torch.cuda.is_available():
-            return cls(float(torch.cuda.get_device_properties(0).total_memory), True)
-        return cls(float(psutil.virtual_memory().available), False)
+            return cls(float(torch.cuda.get_device_properties(0).total_memory), True, free)
+        return cls(free, False)
 
 
 def check_training_memory(model: str, config: TrainConfig, ranks: int, memory: Memory | None = None) -> None:
@@ -63,6 +66,8 @@ def check_training_memory(model: str, config: TrainConfig, ranks: int, memory: M
     memory = memory or Memory.here()
     sizes, bytes_of = sizes_of(architecture), passes_of(architecture)
     setting = setting_of(config, ranks)
+    if memory.cards:
+        _check_copy(copied(sizes, setting), memory.machine)
     if sizes.total * setting.work.tokens * 4 < memory.size / 4:
         return  # a token keeps fewer numbers than the model has parameters: no need to trace a pass
     longest = setting.work.prompt_tokens + setting.work.response_tokens
@@ -84,6 +89,15 @@ def check_training_memory(model: str, config: TrainConfig, ranks: int, memory: M
         raise InputError(_message(model, parts(setting), memory, _change(setting, fits, longest, config, memory)))
 
 
+def _check_copy(size: float, free: float) -> None:
+    """Raise InputError if the copy that a checkpoint is written from has no room beside the cards."""
+    if SURE * size > free:
+        raise InputError(
+            f"trainer.save_background: the copy that a checkpoint is written from takes {size / GIB:.1f} GiB of the "
+            f"machine's memory, of which {free / GIB:.1f} are free; set it to false"
+        )
+
+
 def setting_of(config: TrainConfig, ranks: int) -> Setting:
     """What of a run's configuration decides about memory."""
     trainer = config.trainer
@@ -99,6 +113,7 @@ def setting_of(config: TrainConfig, ranks: int) -> Setting:
         zero_stage=trainer.zero_stage,
         checkpointing=bool(trainer.activation_checkpointing),
         offload=trainer.offload,
+        background=trainer.save_background,
         expert_parallel=trainer.expert_parallel,
         tensor_parallel=config.rollout.tensor_parallel,
         reference=config.algorithm.kl_coef != 0.0,

@@ -3,12 +3,13 @@
 Changes are ranked by what they cost, and the cheapest set that fits is named:
 
 1. `tokens_per_micro_batch` down to the longest row: the same result, and hardly slower while a pass fills the card;
-2. ZeRO stage 2, then 3: the same result; gradients are reduced with every micro-batch, weights gathered in every pass;
-3. `offload=rollout`: the same result; optimizer states cross the bus twice a step;
-4. `activation_checkpointing`: the same result; a third more computing in training;
-5. `offload=always`: the same result; they cross it with every optimizer step, or the processor does that step;
-6. adapters: something else is trained, with another learning rate;
-7. more cards: money.
+2. `save_background=false`: the same result; a step with a checkpoint waits for the disk;
+3. ZeRO stage 2, then 3: the same result; gradients are reduced with every micro-batch, weights gathered in every pass;
+4. `offload=rollout`: the same result; optimizer states cross the bus twice a step;
+5. `activation_checkpointing`: the same result; a third more computing in training;
+6. `offload=always`: the same result; they cross it with every optimizer step, or the processor does that step;
+7. adapters: something else is trained, with another learning rate;
+8. more cards: money.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ LORA_RANK = 16
 MOST_CARDS = 64
 """No more cards are proposed."""
 FIELDS = frozenset(
-    ("tokens_per_micro_batch", "zero_stage", "offload", "activation_checkpointing", "lora_rank", "cluster.gpus")
+    (
+        *("tokens_per_micro_batch", "zero_stage", "offload", "activation_checkpointing", "save_background"),
+        *("lora_rank", "cluster.gpus"),
+    )
 )
 """Names of all fields that a change may be of."""
 
@@ -69,6 +73,7 @@ def _choices(setting: Setting, longest: int) -> Iterator[Sequence[Change]]:
     """By field: what it may be changed to."""
     tokens = [Change(f"tokens_per_micro_batch={longest}", 1, lambda s: s.with_tokens(longest))]
     yield tokens if longest < setting.work.tokens else []
+    yield [Change("save_background=false", 2, lambda s: replace(s, background=False))] if setting.background else []
     last = 2 if setting.expert_parallel > 1 else 3
     yield [_stage(stage) for stage in range(setting.zero_stage + 1, last + 1)]
     yield [_offload(name) for name in OFFLOADS[OFFLOADS.index(setting.offload) + 1 :]]

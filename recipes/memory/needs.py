@@ -58,6 +58,8 @@ class Setting:
     expert_parallel: int = 1
     tensor_parallel: int = 1
     """Ranks that share an engine."""
+    background: bool = False
+    """Whether checkpoints are written from a copy, beside the next steps."""
     reference: bool = False
     """Whether a reference model is held beside: that of a KL penalty, unless adapters can be left out."""
 
@@ -74,7 +76,7 @@ class Needs:
     """Without the key-value cache."""
     training: dict[str, float]
     machine: float
-    """Bytes of the machine's memory for what is offloaded, over all ranks."""
+    """Bytes of the machine's memory for what is offloaded, and copied for a checkpoint, over all ranks."""
 
     @property
     def most(self) -> float:
@@ -142,7 +144,19 @@ def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
         "other": OTHER_TRAINING,
     }
     machine = (away + (held["step"] if always else 0.0)) * setting.ranks
-    return Needs(_present(rollout), _present(training), machine)
+    return Needs(_present(rollout), _present(training), machine + copied(sizes, setting))
+
+
+def copied(sizes: Sizes, setting: Setting) -> float:
+    """Bytes of the machine's memory, over all ranks, from which a checkpoint is written beside the next steps.
+
+    Every rank copies its share of the optimizer's states, rank 0 the weights, or nothing to speak of with adapters.
+    """
+    if not setting.background:
+        return 0.0
+    if setting.lora_rank:
+        return float(setting.lora_rank * sizes.adapter * OPTIMIZER)
+    return float(sizes.total * (OPTIMIZER + WEIGHT[setting.precision]))
 
 
 def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: float) -> dict[str, float]:
@@ -158,6 +172,7 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
             "pass or step": max(pass_bytes, held["step"]) * ranks,
             "engine's weights": sizes.total * width * ranks / setting.tensor_parallel,
             "key-value cache": cache * ranks,
+            "a checkpoint's copy": copied(sizes, setting),
         }
     )
 

@@ -61,6 +61,7 @@ def run_processes(arguments: Sequence[str], count: int, directory: str) -> int:
     """Run `count` processes of one command as the ranks of a run; returns 0, or the exit code of the one that failed.
 
     SIGTERM is handed on. When one fails the others, which would wait for it for ever, are killed after `GRACE_S`.
+    Ctrl-C reaches all of them; they may finish a checkpoint, and a second one ends that too.
 
     Args:
         arguments: program and arguments.
@@ -72,6 +73,8 @@ def run_processes(arguments: Sequence[str], count: int, directory: str) -> int:
             children.append(subprocess.Popen(arguments, env=environment, cwd=directory))
         try:
             return _wait(children)
+        except KeyboardInterrupt:
+            return _wait_interrupted(children)
         finally:
             for child in children:
                 child.kill()
@@ -127,6 +130,16 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
             break
         time.sleep(0.05)
     return code
+
+
+def _wait_interrupted(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for processes that Ctrl-C ends; those that have not heard it alone, or hang, are told by SIGTERM."""
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and all(child.poll() is None for child in children):
+        time.sleep(0.05)
+    for child in children:
+        child.terminate()
+    return _wait(children)
 
 
 def threads_each(processes: int) -> int:

@@ -32,6 +32,7 @@ from evolpo.rl.curriculum import Curriculum
 from evolpo.rl.logs.metrics import MetricsWriter
 from evolpo.rl.logs.progress import Progress
 from evolpo.rl.logs.samples import SampleTable
+from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
@@ -129,6 +130,7 @@ def assemble(
         trainer=trainer,
         engine=engine,
         progress=progress,
+        saver=stack.enter_context(Saver(place.run, trainer, progress.note)),
         writer=writer,
         table=SampleTable(place.run, resumed),
         began=began,

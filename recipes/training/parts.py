@@ -12,12 +12,12 @@ from typing import Any
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.stop import Stop, Terminated, leave
 from evolpo.rewards.stack import RewardStack
-from evolpo.rl.checkpoint import write_checkpoint
 from evolpo.rl.curriculum import Curriculum
 from evolpo.rl.data import Prompt
 from evolpo.rl.logs.metrics import MetricsWriter
 from evolpo.rl.logs.progress import Progress
 from evolpo.rl.logs.samples import SampleTable
+from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
 from evolpo.rollout.engine import RolloutEngine
 from evolpo.rollout.prompts import PromptStream
@@ -37,6 +37,7 @@ class Parts:
     trainer: Trainer
     engine: RolloutEngine
     progress: Progress
+    saver: Saver
     writer: MetricsWriter | None
     """Of rank 0."""
     table: SampleTable
@@ -51,7 +52,7 @@ class Parts:
     place: dict[str, Any] = field(init=False)
     """Where prompts and curriculum stood after it: the next step moves them before it is finished."""
     saved: int = field(init=False)
-    """The step of the newest checkpoint."""
+    """The step of the newest checkpoint, which may still be on its way to the disk."""
 
     def __post_init__(self) -> None:
         self.saved = self.start
@@ -72,7 +73,7 @@ def log(parts: Parts, step: int, metrics: dict[str, float]) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Write the checkpoint of the last finished step: model, optimizer, and all that the next step depends on.
+    """Write the checkpoint of the last finished step, or begin to: model, optimizer, and all that the next depends on.
 
     What belongs to the step and stands elsewhere is written before: a run that dies in between drops it when it goes on
     from an older checkpoint, and does it again.
@@ -92,14 +93,9 @@ def save(parts: Parts) -> None:
     if parts.writer is not None:
         state["metrics"] = parts.writer.written()
 
-    def write_files(folder: Path) -> None:
-        trainer.save_trained(folder)
-        trainer.save_optimizer(folder)
-
     if trainer.rank == 0:
         parts.table.save()
-    keep = parts.config.trainer.keep_checkpoints
-    write_checkpoint(parts.run, parts.done, state, write_files, keep, rank=trainer.rank, gather=trainer.gather)
+    parts.saver.save(parts.done, state)
     parts.saved = parts.done
 
 
@@ -111,6 +107,7 @@ def saving_at_the_end(parts: Parts) -> Iterator[None]:
     except Terminated:
         if parts.saved < parts.done:
             save(parts)
+        parts.saver.wait()
         if parts.writer is not None:
             parts.writer.close()
         parts.progress.close()

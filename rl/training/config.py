@@ -48,6 +48,8 @@ class TrainerConfig:
     """Optimizer states in the CPU's memory: none, rollout (while the engine samples), always."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always saved."""
+    save_background: bool = False
+    """Write checkpoints beside the next steps, from a copy of weights and optimizer states in the host's memory."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; 0 keeps all."""
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from processes import finish, kill_while_saving, run_folder, start, timeless
 
 from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
+from evolpo.model.digests import damage
 from evolpo.recipes.config import SftConfig, TrainConfig
 from evolpo.recipes.dft_data import Example
 from evolpo.recipes.runs.resume import saved_config
@@ -174,11 +177,11 @@ def test_the_held_out_loss_is_the_mean_over_tokens_and_that_of_the_modes(
 
 @pytest.fixture(scope="module")
 def twins(tiny_model_path: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run, and the same killed while it saved its second checkpoint and resumed; read only."""
+    """A run, and the same killed while it saved its second checkpoint, beside a step, and resumed; read only."""
     folder = tmp_path_factory.mktemp("twins")
     fields = [f"steps={STEPS}", "trainer.save_every=2", "trainer.keep_checkpoints=0", "evaluate_every=3"]
     whole = start(command(tiny_model_path, "name=whole", *fields), folder)
-    killed = start(command(tiny_model_path, "name=killed", *fields), folder)
+    killed = start(command(tiny_model_path, "name=killed", *fields, "trainer.save_background=true"), folder)
     kill_while_saving(killed, folder, "killed", step=4)
     out, _ = finish(whole)
     run, broken = run_folder(folder, "whole"), run_folder(folder, "killed")
@@ -207,6 +210,36 @@ def test_a_run_that_was_killed_while_saving_goes_on_bit_identically(twins: tuple
     records = read_metrics(run / "metrics.jsonl")
     assert [one["step"] for one in records] == list(range(1, STEPS + 1))
     assert timeless(read_metrics(resumed / "metrics.jsonl")) == timeless(records)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_waits_for_the_checkpoint_that_is_being_written(
+    tiny_model_path: str, tmp_path: Path, ranks: int
+) -> None:
+    fields = ["name=ended", "steps=500", "trainer.save_every=1", "trainer.save_background=true", f"processes={ranks}"]
+    process = subprocess.Popen(
+        command(tiny_model_path, *fields),
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a terminal tells a whole group of processes
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs beside a shell ignores it
+    )
+    deadline = time.monotonic() + 200
+    while not (found := list(tmp_path.glob("outputs/ended/*/checkpoints/.step_*.partial/optimizer/*"))):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    begun = int(found[0].parent.parent.name.split("_")[1].removesuffix(".partial"))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGINT, err[-3000:]
+    checkpoints = run_folder(tmp_path, "ended") / "checkpoints"
+    assert [one.name for one in checkpoints.glob(".*")] == []
+    assert list_checkpoints(checkpoints.parent)[-1][0] >= begun
+    assert damage(list_checkpoints(checkpoints.parent)[-1][1]) is None
 
 
 def check_losses(run: Path, step: int) -> None:

@@ -31,7 +31,7 @@ class Run:
         return torch.load(self.folder / f"{job}.{kind}.pt")
 
 
-def launch(jobs, world, folder):
+def launch(jobs, world, folder, worker=WORKER):
     """Run jobs on `world` ranks, each a process of its own."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -40,7 +40,7 @@ def launch(jobs, world, folder):
     processes = []
     for rank in range(world):
         with (folder / f"log_{rank}").open("wb") as log:
-            command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder)]
+            command = [sys.executable, str(worker), str(folder / "jobs.json"), str(folder)]
             environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     try:

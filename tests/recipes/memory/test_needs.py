@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from transformers import AutoConfig
 
 from evolpo import InputError
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.memory.check import Memory, check_training_memory, setting_of
 from evolpo.recipes.memory.mends import FIELDS, smallest_change
 from evolpo.recipes.memory.needs import Setting, Work, cached_share, card_needs, shared_memory, states
-from evolpo.recipes.memory.sizes import Sizes, cached_numbers, cached_parts
+from evolpo.recipes.memory.sizes import Sizes, cached_numbers, cached_parts, sizes_of
 from evolpo.rl.training.config import TrainerConfig
 from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
@@ -85,9 +86,28 @@ def test_on_a_cpu_all_ranks_share():
     assert sum(parts.values()) == 2 * (4000 + 4000 + 12_000 / 2 + 9000 + 4000 + 500)
 
 
-def test_the_cache_of_latent_attention_is_small():
-    from transformers import AutoConfig
+def test_the_copy_of_a_checkpoint_lies_in_the_machine_once():
+    for ranks in (1, 4):
+        copying = setting(ranks=ranks, background=True)
+        assert card_needs(DENSE, copying, 0).machine == 1000 * (12 + 2)
+        parts = shared_memory(DENSE, replace(copying, precision="fp32"), 0, 0)
+        assert parts["a checkpoint's copy"] == 1000 * (12 + 4)
+        assert card_needs(DENSE, replace(copying, offload="rollout"), 0).machine == 1000 * (12 + 12 + 2)
+    adapters = card_needs(DENSE, setting(background=True, lora_rank=4), 0).machine
+    assert adapters == 4 * DENSE.adapter * 12
+    assert change(lambda s: not s.background, background=True) == ("save_background=false",)
 
+
+def test_a_copy_without_room_beside_cards_is_refused(tiny_model_path):
+    size = sizes_of(AutoConfig.from_pretrained(tiny_model_path)).total * 16
+    made = config(save_background=True)
+    check_training_memory(tiny_model_path, made, 8, Memory(80e9, cards=True, machine=1.1 * size))
+    with pytest.raises(InputError, match=r"^trainer.save_background: the copy .* set it to false$"):
+        check_training_memory(tiny_model_path, made, 8, Memory(80e9, cards=True, machine=0.8 * size))
+    check_training_memory(tiny_model_path, config(), 8, Memory(80e9, cards=True, machine=0.8 * size))
+
+
+def test_the_cache_of_latent_attention_is_small():
     assert cached_numbers(AutoConfig.for_model("deepseek_v3", num_hidden_layers=2)) == 2 * (512 + 64)
     assert cached_numbers(AutoConfig.for_model("llama", num_hidden_layers=2)) == 2 * 2 * 32 * 128
     assert cached_parts(AutoConfig.for_model("deepseek_v3")) == 1
@@ -143,5 +163,6 @@ def test_what_follows_is_taken_and_fits(tiny_model_path):
 
 
 def test_a_run_is_laid_out_as_configured():
-    made = setting_of(config(zero_stage=2, tokens_per_micro_batch=512, activation_checkpointing=True), 4)
-    assert made == Setting(4, Work(64, 64, 8, 512), "fp32", zero_stage=2, checkpointing=True)
+    fields = {"tokens_per_micro_batch": 512, "activation_checkpointing": True, "save_background": True}
+    made = setting_of(config(zero_stage=2, **fields), 4)
+    assert made == Setting(4, Work(64, 64, 8, 512), "fp32", zero_stage=2, checkpointing=True, background=True)
