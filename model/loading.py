@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions of weights and activations by the name used in configurations."""
+FOUR_BITS = ("int4", "nf4", "fp4")
+"""Precisions of QLoRA, by names that people give."""
 
 
 def has_fast_bf16() -> bool:
@@ -42,6 +44,11 @@ def resolve_precision(name: str, field: str) -> str:
     """
     if name == "auto":
         return "bf16" if has_fast_bf16() else "fp32"
+    if name in FOUR_BITS:
+        raise InputError(
+            f"{field}: {name} (QLoRA) needs bitsandbytes, which evolpo neither installs nor uses; give bf16, and train "
+            f"what is large for its GPUs with model.lora.rank=16 and trainer.zero_stage=3"
+        )
     if name not in DTYPES:
         raise InputError(f"{field}: {name!r} is none of auto, {', '.join(DTYPES)}")
     return name

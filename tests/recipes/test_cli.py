@@ -94,6 +94,8 @@ def bad_files(folder: Path) -> dict[str, str]:
             ["rollout.tensor_parallel: 8", "num_attention_heads=4", "4 does"],
         ),
         ("compare algorithms=[lpo,grpo] rollout.tensor_parallel=2", ["rollout.tensor_parallel", "set 1"]),
+        ("train trainer.precision=int4", ["trainer.precision: int4", "bitsandbytes", "bf16", "model.lora.rank=16"]),
+        ("evaluate precision=nf4", ["precision: nf4", "bitsandbytes", "give bf16"]),
         ("train trainer.tokens_per_micro_batch=100", ["trainer.tokens_per_micro_batch", "at least"]),
         ("train algorithm.optimizer_steps=100", ["algorithm.optimizer_steps", "64"]),
         (
