@@ -97,8 +97,12 @@ class Recorder:
         self.calls.append(what)
         assert self.current is self.own, "outside of vLLM's stream"
 
-    def collective_rpc(self, method: str, kwargs: dict) -> None:
-        self._call(method, [name for name, _ in kwargs["weights_iterator"]])
+    def collective_rpc(self, method: object, kwargs: dict | None = None, args: tuple = ()) -> list:
+        if callable(method):
+            self._call(method.__name__, sorted(args[0]))
+        else:
+            self._call(method, [name for name, _ in kwargs["weights_iterator"]])
+        return [[]]
 
     def apply_model(self, function: object) -> None:
         self._call("apply")
@@ -166,6 +170,19 @@ def test_weights_wake_before_the_update_and_the_cache_after_it(fake: Recorder) -
     assert [call[0] for call in fake.calls] == ["reload_weights", "apply", "apply", "reset"]
     assert VllmEngine("m", RolloutConfig(sleep_level=1), "bf16", 256).sleep()
     assert fake.calls[-1] == ("sleep", 1)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_model_beside_adapters_sleeps_in_the_memory_of_the_cpu(fake: Recorder, level: int) -> None:
+    """At level 2 it would be gone: adapters come alone, and what was dropped comes back as it lay in memory."""
+    engine = VllmEngine("m", RolloutConfig(sleep_level=level), "bf16", 256, adapter_rank=3)
+    assert engine.sleep()
+    engine.update_adapter({"b": torch.zeros(1), "a": torch.zeros(1)}, {"r": 3}, version=1)
+    assert fake.calls == [("sleep", 1), ("wake", "weights", "kv_cache"), ("take_adapter", ["a", "b"]), ("reset",)]
+    fake.calls.clear()
+    engine.update_weights([("a", torch.zeros(1))], version=2)
+    assert engine.sleep()
+    assert fake.calls[-1] == ("sleep", 1)  # the next to come may be adapters
 
 
 def test_prefixes_that_stay_stop_the_run(fake: Recorder) -> None:
