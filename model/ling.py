@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from evolpo.model.config import BailingMoeV2Config
 from evolpo.model.experts import Experts, Router
-from evolpo.model.weights import load_weights, save_weights
+from evolpo.model.weights import Cut, load_weights, save_weights
 
 
 class RMSNorm(nn.Module):
@@ -352,13 +352,13 @@ class BailingMoeV2ForCausalLM(LingPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, path: str | Path, dtype: torch.dtype = torch.bfloat16, **_: Any
+        cls, path: str | Path, dtype: torch.dtype = torch.bfloat16, cut: Cut | None = None, **_: Any
     ) -> BailingMoeV2ForCausalLM:
         """Load a folder or hub name with one tensor an expert, as published; see `evolpo.model.weights`."""
         config = BailingMoeV2Config.from_pretrained(path)
         with torch.device("meta"):
             model = cls(config)
-        load_weights(model, path, dtype)
+        load_weights(model, path, dtype, cut)
         with suppress(OSError):  # a checkpoint need not have one
             model.generation_config = GenerationConfig.from_pretrained(path)
         model.train(False)

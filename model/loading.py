@@ -15,15 +15,20 @@ import torch
 
 from evolpo import InputError
 from evolpo.model.lora import LoraConfig
+from evolpo.model.stored import stored_tensors
 from evolpo.model.support import check_folder, check_kind, unsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from evolpo.model.weights import Cut
+
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions of weights and activations by the name used in configurations."""
 FOUR_BITS = ("int4", "nf4", "fp4")
 """Precisions of QLoRA, by names that people give."""
+STORED: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Precisions of the files of models by safetensors' names."""
 
 
 def has_fast_bf16() -> bool:
@@ -161,8 +166,14 @@ def check_model_folder(path: str) -> None:
     check_folder(folder)
 
 
-def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+def load_model(path: str, dtype: torch.dtype = torch.bfloat16, cut: Cut | None = None) -> PreTrainedModel:
     """Load a causal language model from a folder in Hugging Face layout or a hub name, in one precision.
+
+    Args:
+        path: folder or hub name.
+        dtype: of the weights.
+        cut: gets all parameters, one after the other as they are read, and leaves of each what is to be kept, in
+            `dtype`.
 
     Raises:
         InputError: a model of its kind cannot be trained, or its weights do not fit its configuration; it names them.
@@ -186,11 +197,11 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
     if isinstance(config, BailingMoeV2Config):
         from evolpo.model.ling import BailingMoeV2ForCausalLM
 
-        return BailingMoeV2ForCausalLM.from_pretrained(path, dtype)
+        return BailingMoeV2ForCausalLM.from_pretrained(path, dtype, cut)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=dtype,
+            dtype=dtype if cut is None else _mapped(path, config, dtype),
             attn_implementation="eager",
             use_safetensors=True,
             output_loading_info=True,
@@ -205,7 +216,28 @@ def load_model(path: str, dtype: torch.dtype = torch.bfloat16) -> PreTrainedMode
             f"model.path: {path}: the checkpoint does not fit its config.json; {len(missing)} tensors are missing:"
             f" {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}"
         )
+    if cut is not None:
+        cut(model.parameters())
     return model
+
+
+def _mapped(path: str, config: Any, dtype: torch.dtype) -> torch.dtype:
+    """The precision to read weights in that are cut at once: that of their files, from which they are mapped then.
+
+    Another one takes memory for the whole model. It cannot be avoided where buffers of the model have the precision of
+    the weights, nor for a hub name, of which nothing is known.
+    """
+    from transformers import AutoModelForCausalLM
+
+    found = {stored.dtype for _, stored in stored_tensors(Path(path)).values()} if Path(path).is_dir() else set()
+    stored = STORED.get(found.pop(), dtype) if len(found) == 1 else dtype
+    maker: Any = AutoModelForCausalLM
+    buffers = []
+    for one in (stored, dtype) if stored != dtype else ():
+        with torch.device("meta"):
+            model = maker.from_config(config, dtype=one, trust_remote_code=False)
+        buffers.append({name: buffer.dtype for name, buffer in model.named_buffers()})
+    return stored if all(one == buffers[0] for one in buffers) else dtype
 
 
 def load_tokenizer(path: str) -> Any:

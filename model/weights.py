@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from evolpo.model.stored import INDEX
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Cut = Callable[[Iterable[nn.Parameter]], None]
+"""Takes parameters one after the other and leaves of each what is to be kept, as `evolpo.rl.training.sharded` does."""
 STACKED_GATE_UP = ".mlp.experts.gate_up_proj"
 STACKED_DOWN = ".mlp.experts.down_proj"
 
@@ -58,7 +62,7 @@ def saved_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     yield from model.state_dict(keep_vars=True).items()
 
 
-def load_weights(model: PreTrainedModel, path: str | Path, dtype: torch.dtype) -> None:
+def load_weights(model: PreTrainedModel, path: str | Path, dtype: torch.dtype, cut: Cut | None = None) -> None:
     """Fill a model on the meta device from the safetensors files of a folder or hub name.
 
     MTP layers that the checkpoint has and the configuration does not are left out; everything else must match.
@@ -67,22 +71,20 @@ def load_weights(model: PreTrainedModel, path: str | Path, dtype: torch.dtype) -
         model: on the meta device.
         path: folder, or hub name.
         dtype: of all weights but the experts' bias, which stays in float32.
+        cut: gets each parameter when it is filled, before memory is asked for the next one.
 
     Raises:
         InputError: tensors are missing, left over or of another shape; it names them all.
     """
-    files = _files(_folder(path))
     layers = model.config.num_hidden_layers + model.config.num_nextn_predict_layers
-    targets: dict[str, Tensor] = {}
-    filled: dict[str, Tensor] = {}
-    for name, empty in saved_tensors(model):
-        wide = name.endswith("expert_bias")
-        filled[name] = torch.empty(empty.shape, dtype=torch.float32 if wide else dtype)
-        targets |= dict(published(name, filled[name]))
-    _fill(targets, files, layers)
-    model.load_state_dict(filled, strict=True, assign=True)
-    for router in routers(model):
-        router.load = torch.zeros(router.experts, dtype=torch.int64)
+    with ExitStack() as stack:
+        found = _opened(_files(_folder(path)), stack)
+        _check_fit(_shapes(model), found, layers)
+        filling = _filled(model, found, dtype)
+        if cut is None:
+            deque(filling, maxlen=0)
+        else:
+            cut(filling)
 
 
 def _folder(path: str | Path) -> Path:
@@ -107,24 +109,46 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _fill(targets: Mapping[str, Tensor], files: Iterable[Path], layers: int) -> None:
+def _opened(files: Iterable[Path], stack: ExitStack) -> dict[str, Any]:
+    """By published name, the open file that has the tensor."""
     from safetensors import safe_open
 
-    missing, extra, misshapen = set(targets), [], []
-    for file in files:
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 -- not a mapping
-                if name not in targets:
-                    if not is_mtp(name, layers):
-                        extra.append(name)
-                    continue
-                missing.discard(name)
-                tensor = tensors.get_tensor(name)
-                if tensor.shape == targets[name].shape:
-                    targets[name].copy_(tensor)
-                else:
-                    misshapen.append(f"{name} {list(tensor.shape)} instead of {list(targets[name].shape)}")
-    problems = {"missing": sorted(missing), "left over": sorted(extra), "of another shape": sorted(misshapen)}
+    opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+    return {name: file for file in opened for name in file.keys()}  # noqa: SIM118 -- not a mapping
+
+
+def _filled(model: PreTrainedModel, found: Mapping[str, Any], dtype: torch.dtype) -> Iterator[nn.Parameter]:
+    """The parameters of a model on the meta device, each when it is filled; buffers are filled in passing."""
+    for router in routers(model):
+        router.load = torch.zeros(router.experts, dtype=torch.int64)
+    for name, empty in saved_tensors(model):
+        wide = name.endswith("expert_bias")
+        tensor = torch.empty(empty.shape, dtype=torch.float32 if wide else dtype)
+        for known, part in published(name, tensor):
+            part.copy_(found[known].get_tensor(known))
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        module.load_state_dict({own: tensor}, strict=False, assign=True)
+        if isinstance(filled := getattr(module, own), nn.Parameter):
+            yield filled
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    """By published name, the shape of each tensor as the configuration means it."""
+    return {known: part.shape for name, empty in saved_tensors(model) for known, part in published(name, empty)}
+
+
+def _check_fit(shapes: Mapping[str, torch.Size], found: Mapping[str, Any], layers: int) -> None:
+    misshapen = []
+    for name in shapes.keys() & found.keys():
+        shape, meant = list(found[name].get_slice(name).get_shape()), list(shapes[name])
+        if shape != meant:
+            misshapen.append(f"{name} {shape} instead of {meant}")
+    problems = {
+        "missing": sorted(shapes.keys() - found.keys()),
+        "left over": sorted(name for name in found.keys() - shapes.keys() if not is_mtp(name, layers)),
+        "of another shape": sorted(misshapen),
+    }
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise InputError(f"model.path: the checkpoint does not fit its config.json; {listed}")

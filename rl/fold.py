@@ -15,12 +15,10 @@ from evolpo import InputError
 from evolpo.model import load_model, load_tokenizer
 from evolpo.model.digests import damage
 from evolpo.model.files import DamagedError
-from evolpo.model.loading import check_model_folder
+from evolpo.model.loading import STORED, check_model_folder
 from evolpo.model.lora import adapter_layers, base_of, fold, is_adapter
 from evolpo.model.names import by_layer, published, save_model
 from evolpo.model.stored import stored_tensors
-
-STORED = {"F32": torch.float32, "F16": torch.float16}
 
 
 def fold_adapter(adapter: Path, base: str, output: Path) -> Path:

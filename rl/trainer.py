@@ -30,6 +30,7 @@ from evolpo.rl.training.distributed import Ranks
 from evolpo.rl.training.engine import build_engine
 from evolpo.rl.training.expert_parallel import balanced_routers
 from evolpo.rl.training.offload import Away
+from evolpo.rl.training.sharded import load_sharded
 from evolpo.rl.training.weights import adapter_weights, named_weights
 
 SAFEGUARDS_EVERY = 10
@@ -104,23 +105,24 @@ class Trainer(Ranks):
         self.config, self.options = config, options or LossOptions()
         self.total_updates, self.updates = total_updates, 0
         dtype = DTYPES[config.precision]
-        self.policy = Policy(load_model(model_path, dtype), temperature, mtp_weight=0.0 if lora else mtp_weight)
+        load = load_sharded if config.zero_stage == 3 else load_model
+        self.policy = Policy(load(model_path, dtype), temperature, mtp_weight=0.0 if lora else mtp_weight)
         self.tokenizer = load_tokenizer(model_path)
-        check_supported(self.policy)
         self.base, self.lora = model_path, lora
         if lora is not None:
             add_adapters(self.policy.model, lora, seed)
             if adapter is not None:
                 load_adapter(self.policy.model, adapter)
-        if config.fp8:
-            from evolpo.model.fp8.layers import use_fp8
-
-            use_fp8(self.policy.model)
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(bool(config.activation_checkpointing))  # eval mode: no dropout, so that ratios start at 1
         self.reference = self._load_reference(reference_path, dtype, temperature)
         self.engine, self.optimizer = build_engine(self.policy, config, self.world)
+        check_supported(self.policy)  # in the engine, whose hooks gather what is sharded
+        if config.fp8:
+            from evolpo.model.fp8.layers import use_fp8
+
+            use_fp8(self.policy.model)
         self.away = Away()
         self.routers = [] if lora else balanced_routers(self.policy)
         self.device = self.engine.device

@@ -19,7 +19,7 @@ ALLOWED = {
     "recipes": ("evolpo.model", "evolpo.rl", "evolpo.rollout", "evolpo.rewards"),
 }
 ONLY_IN = {
-    "deepspeed": {"rl/training/engine.py", "rl/training/distributed.py", "rl/training/weights.py"},
+    "deepspeed": {f"rl/training/{name}.py" for name in ("engine", "distributed", "sharded", "weights")},
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_models.py"},
 }
 SHARED = {"arguments", "runs", "drawing", "training", "memory", "conf"}

@@ -10,7 +10,8 @@ T ranks share an engine: each has that part of its weights, and of what the cach
 fewer key-value heads than ranks. The trainer's states stay where they are while the engine samples, unless they are
 offloaded; the engine sleeps while the trainer trains. On a CPU nothing sleeps, and all ranks share one memory. The 4 GB
 are the engine's graphs, workspaces and activations, the 2 GB the libraries' and what the allocator loses: [ours],
-estimates.
+estimates. Loading takes no more: in ZeRO stage 3 a rank keeps its share of each parameter as it is read
+(`evolpo.rl.training.sharded`).
 """
 
 from __future__ import annotations

@@ -40,13 +40,17 @@ def build_engine(policy: nn.Module, config: TrainerConfig, world: int) -> tuple[
 
 def _parameter_groups(policy: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
     parameters = [p for p in policy.parameters() if p.requires_grad]
+
+    def dimensions(parameter: Any) -> int:
+        return len(getattr(parameter, "ds_shape", parameter.shape))  # of what is sharded a rank has a flat share
+
     groups = [
         {
             "name": "matrices",
-            "params": [p for p in parameters if p.dim() >= 2],
+            "params": [p for p in parameters if dimensions(p) >= 2],
             "weight_decay": config.weight_decay,
         },
-        {"name": "vectors", "params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"name": "vectors", "params": [p for p in parameters if dimensions(p) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]  # adapters have no vectors
 

@@ -14,11 +14,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evolpo import InputError
+from evolpo.model import load_model
+from evolpo.rl import trainer as trainer_module
 from evolpo.rl.data import Batch, Row
 from evolpo.rl.losses import LOSSES, LossOptions
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training import optimizer_state
 from evolpo.rl.training.config import TrainerConfig
+from evolpo.rl.training.sharded import load_sharded
 
 GROUPS, SIZE, VOCABULARY = 4, 3, 300
 SILENT_GROUP = 1  # its advantages are zero
@@ -46,6 +49,8 @@ class Job:
     total: int = 10
     """Optimizer steps that the schedule spans."""
     optimizer_steps: int = 1
+    whole: bool = False
+    """In stage 3, load the model whole on every rank and leave it to DeepSpeed to shard it."""
     gradient: bool = False
     """Write the gradient of the first optimizer step, by parameter."""
     reads: bool = False
@@ -152,6 +157,7 @@ def counting_reads(trainer: Trainer) -> Reads:
 
 def run(job: Job, output: Path) -> dict:
     """Train as the job says; returns what the tests look at."""
+    trainer_module.load_sharded = load_model if job.whole else load_sharded
     trainer = Trainer(
         job.folder if job.load else job.model,
         TrainerConfig(**job.config),
