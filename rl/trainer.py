@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evolpo.model import DTYPES, load_model, load_tokenizer
 from evolpo.model.balance import balance
@@ -27,7 +27,7 @@ from evolpo.rl.totals import Totals
 from evolpo.rl.training import optimizer_state
 from evolpo.rl.training.config import TrainerConfig, learning_rate
 from evolpo.rl.training.distributed import Ranks
-from evolpo.rl.training.engine import build_engine
+from evolpo.rl.training.engine import build_engine, frozen_engine
 from evolpo.rl.training.expert_parallel import balanced_routers
 from evolpo.rl.training.offload import Away
 from evolpo.rl.training.sharded import load_sharded
@@ -116,7 +116,6 @@ class Trainer(Ranks):
         if config.activation_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train(bool(config.activation_checkpointing))  # eval mode: no dropout, so that ratios start at 1
-        self.reference = self._load_reference(reference_path, dtype, temperature)
         self.engine, self.optimizer = build_engine(self.policy, config, self.world)
         check_supported(self.policy)  # in the engine, whose hooks gather what is sharded
         if config.fp8:
@@ -127,14 +126,17 @@ class Trainer(Ranks):
         self.routers = [] if lora else balanced_routers(self.policy)
         self.device = self.engine.device
         check_kernels(self.policy.model.config, dtype, self.device, config.fp8)
-        if self.reference is not None:
-            self.reference.to(self.device)
+        self.reference = self._load_reference(reference_path, temperature)
 
-    def _load_reference(self, path: str | None, dtype: torch.dtype, temperature: float) -> Policy | None:
+    def _load_reference(self, path: str | None, temperature: float) -> nn.Module | None:
+        """The reference policy, in ZeRO stage 3 sharded like the one that is trained; None where none is needed."""
         if self.options.kl_coef == 0.0 or self.lora is not None:
             return None
         assert path is not None, "a KL penalty needs a reference policy"
-        return Policy(load_model(path, dtype), temperature).eval().requires_grad_(False)
+        sharded, dtype = self.config.zero_stage == 3, DTYPES[self.config.precision]
+        policy = Policy((load_sharded if sharded else load_model)(path, dtype), temperature)
+        policy.eval().requires_grad_(False)
+        return frozen_engine(policy, self.config) if sharded else policy.to(self.device)
 
     # -- one update ---------------------------------------------------------------------------------------------
 
@@ -196,8 +198,7 @@ class Trainer(Ranks):
                         seen.append(self._accumulate(micro, loss, denominator, old, totals))
                 else:
                     none = collate([NO_ROW], [[0]], self.device)
-                    if self.lora is not None:
-                        self._reference_logprobs(none)  # under ZeRO stage 3 ranks meet in this pass too
+                    self._reference_logprobs(none)  # under ZeRO stage 3 ranks meet in this pass too
                     logprobs, *_ = self.engine(none)
                     self.engine.backward(logprobs.sum() * 0.0, scale_wrt_gas=False)
         for group in self.optimizer.param_groups:

@@ -179,8 +179,10 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
 
 
 def _reference(sizes: Sizes, setting: Setting) -> float:
-    """Bytes of a rank's reference model; beside adapters it is the model without them."""
-    return float(sizes.total * WEIGHT[setting.precision]) if setting.reference and not setting.lora_rank else 0.0
+    """Bytes of a rank's reference model, sharded as the weights are; beside adapters it is the model without them."""
+    if not setting.reference or setting.lora_rank:
+        return 0.0
+    return sizes.total * WEIGHT[setting.precision] / shares(setting)["weights"]
 
 
 def _present(parts: dict[str, float]) -> dict[str, float]:

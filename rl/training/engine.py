@@ -22,10 +22,8 @@ def build_engine(policy: nn.Module, config: TrainerConfig, world: int) -> tuple[
     """
     import deepspeed
 
-    if config.zero_stage == 3 and routers(policy):
-        from evolpo.model.ling import SparseMLP
-
-        deepspeed.utils.set_z3_leaf_modules(policy, [SparseMLP])  # all experts at once, whichever are used
+    if config.zero_stage == 3:
+        _gather_experts_together(policy)
     engine, optimizer, _, _ = deepspeed.initialize(
         model=policy,
         model_parameters=_parameter_groups(policy, config),
@@ -36,6 +34,30 @@ def build_engine(policy: nn.Module, config: TrainerConfig, world: int) -> tuple[
     getattr(optimizer, "optimizer", optimizer).state.clear()
     engine.clip_fp32_gradients = lambda: _clip_fp32_gradients(engine, policy, config.max_grad_norm)
     return engine, optimizer
+
+
+def frozen_engine(policy: nn.Module, config: TrainerConfig) -> nn.Module:
+    """An engine that gathers the layers of a policy that came in shards, for passes without gradients alone.
+
+    Args:
+        policy: none of its parameters needs a gradient.
+        config: of the policy that is trained; ZeRO stage 3.
+    """
+    import deepspeed
+
+    _gather_experts_together(policy)
+    engine: nn.Module = deepspeed.initialize(model=policy, config=_common(config))[0]
+    return engine
+
+
+def _gather_experts_together(policy: nn.Module) -> None:
+    """In ZeRO stage 3, all experts of a layer at once, whichever are used."""
+    import deepspeed
+
+    if routers(policy):
+        from evolpo.model.ling import SparseMLP
+
+        deepspeed.utils.set_z3_leaf_modules(policy, [SparseMLP])
 
 
 def _parameter_groups(policy: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
@@ -68,20 +90,22 @@ def _deepspeed_config(policy: nn.Module, config: TrainerConfig, world: int) -> d
     experts = {"expert_parallel": prepare(policy, spread, world)} if spread > 1 else {}
     exact = config.precision == "bf16" and config.zero_stage > 0  # DeepSpeed has nothing for stage 0
     accumulation = {"data_types": {"grad_accum_dtype": "fp32"}} if exact else {}
-    return (
-        experts
-        | accumulation
-        | {
-            "train_micro_batch_size_per_gpu": 1,
-            "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
-            "gradient_clipping": config.max_grad_norm,
-            "bf16": {"enabled": config.precision == "bf16"},
-            "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False} | _offload(config),
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 1 << 60,
-        }
-    )
+    settings = _common(config) | experts | accumulation | {"gradient_clipping": config.max_grad_norm}
+    settings["zero_optimization"] |= _offload(config)
+    return settings
+
+
+def _common(config: TrainerConfig) -> dict[str, Any]:
+    """What engines that train and those that do not have in common."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
 
 
 def _offload(config: TrainerConfig) -> dict[str, Any]:
