@@ -120,7 +120,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     """Freeze a model and put trainable adapters into it.
 
     Args:
-        model: its weights are on the CPU.
+        model: its weights are on the CPU, or sharded.
         config: which and how large.
         seed: of the first values of A, as PEFT draws them; the same on every rank.
 

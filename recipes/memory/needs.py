@@ -4,7 +4,7 @@ Of N parameters on W ranks, in bytes, with weights w, gradients g and optimizer 
 where its ZeRO stage shards it (Rajbhandari et al. 2020, section 5):
 
     rollout   N (w + o) of the trainer + N w / T of the engine + key-value cache + 4 GB
-    training  N (w + g + o) + the larger of a pass and the step's fp32 gradients + 2 GB
+    training  N (w + g + o) + the larger of a pass and the step's fp32 gradients + DeepSpeed's buckets + 2 GB
 
 T ranks share an engine: each has that part of its weights, and of what the cache holds of a token, unless there are
 fewer key-value heads than ranks. The trainer's states stay where they are while the engine samples, unless they are
@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from evolpo.recipes.memory.sizes import Sizes
+from evolpo.rl.training.buckets import held_bytes
 
 WEIGHT = {"bf16": 2, "fp32": 4}
 """Bytes of a weight, and of a gradient where these are not summed in fp32, as they are from ZeRO stage 1 on."""
@@ -138,12 +139,19 @@ def card_needs(sizes: Sizes, setting: Setting, pass_bytes: float) -> Needs:
         "other": OTHER_ROLLOUT,
     }
     always = setting.offload == "always"
-    training = common | {
-        "gradients": held["gradients"],
-        "optimizer": 0.0 if always else held["optimizer"],
-        "pass or step": max(pass_bytes, 0.0 if always else held["step"]),
-        "other": OTHER_TRAINING,
-    }
+    buckets = held_bytes(sizes.hidden, sizes.total, setting.zero_stage, width)
+    if setting.zero_stage == 3:  # in stages 1 and 2 it is there while gradients are reduced
+        rollout |= {"reduce bucket": buckets["reduce bucket"]}
+    training = (
+        common
+        | buckets
+        | {
+            "gradients": held["gradients"],
+            "optimizer": 0.0 if always else held["optimizer"],
+            "pass or step": max(pass_bytes, 0.0 if always else held["step"]),
+            "other": OTHER_TRAINING,
+        }
+    )
     machine = (away + (held["step"] if always else 0.0)) * setting.ranks
     return Needs(_present(rollout), _present(training), machine + copied(sizes, setting))
 
@@ -164,8 +172,10 @@ def shared_memory(sizes: Sizes, setting: Setting, pass_bytes: float, cache: floa
     """What all ranks hold together on a CPU, where nothing sleeps, by part."""
     held = states(sizes, setting)
     ranks, width = setting.ranks, WEIGHT[setting.precision]
+    buckets = held_bytes(sizes.hidden, sizes.total, setting.zero_stage, width)
     return _present(
-        {
+        {name: value * ranks for name, value in buckets.items()}
+        | {
             "trainer's weights": held["weights"] * ranks,
             "reference model": _reference(sizes, setting) * ranks,
             "gradients": held["gradients"] * ranks,

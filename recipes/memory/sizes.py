@@ -32,6 +32,8 @@ class Sizes:
     """Parts into which these can be divided among the ranks of an engine: key-value heads."""
     adapter: int
     """Parameters of an adapter of rank 1 on all linear layers outside routed experts: inputs and outputs of each."""
+    hidden: int
+    """Hidden size."""
 
 
 def sizes_of(config: PreTrainedConfig) -> Sizes:
@@ -59,12 +61,12 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
         sparse = config.num_hidden_layers - config.first_k_dense_replace
         routed = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
         total, active = count_parameters(config)
-        return Sizes(total, active, routed, embedding, attention, cached, parts, adapter)
+        return Sizes(total, active, routed, embedding, attention, cached, parts, adapter, config.hidden_size)
     total = sum(p.numel() for p in model.parameters())
     if config.tie_word_embeddings and head.weight is not model.get_input_embeddings().weight:
         total -= embedding  # empty weights are not tied
     looked_up = 0 if config.tie_word_embeddings else embedding
-    return Sizes(total, total, 0, looked_up, attention, cached, parts, adapter)
+    return Sizes(total, total, 0, looked_up, attention, cached, parts, adapter, config.hidden_size)
 
 
 def head_size(config: PreTrainedConfig) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from evolpo.model.experts import routers
+from evolpo.rl.training.buckets import Buckets
 from evolpo.rl.training.config import TrainerConfig
 from evolpo.rl.training.expert_parallel import prepare
+from evolpo.rl.training.sharded import whole_shape
 
 
 def build_engine(policy: nn.Module, config: TrainerConfig, world: int) -> tuple[Any, Any]:
@@ -46,7 +49,7 @@ def frozen_engine(policy: nn.Module, config: TrainerConfig) -> nn.Module:
     import deepspeed
 
     _gather_experts_together(policy)
-    engine: nn.Module = deepspeed.initialize(model=policy, config=_common(config))[0]
+    engine: nn.Module = deepspeed.initialize(model=policy, config=_common(policy, config))[0]
     return engine
 
 
@@ -62,17 +65,13 @@ def _gather_experts_together(policy: nn.Module) -> None:
 
 def _parameter_groups(policy: nn.Module, config: TrainerConfig) -> list[dict[str, Any]]:
     parameters = [p for p in policy.parameters() if p.requires_grad]
-
-    def dimensions(parameter: Any) -> int:
-        return len(getattr(parameter, "ds_shape", parameter.shape))  # of what is sharded a rank has a flat share
-
     groups = [
         {
             "name": "matrices",
-            "params": [p for p in parameters if dimensions(p) >= 2],
+            "params": [p for p in parameters if len(whole_shape(p)) >= 2],
             "weight_decay": config.weight_decay,
         },
-        {"name": "vectors", "params": [p for p in parameters if dimensions(p) < 2], "weight_decay": 0.0},
+        {"name": "vectors", "params": [p for p in parameters if len(whole_shape(p)) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]  # adapters have no vectors
 
@@ -90,18 +89,20 @@ def _deepspeed_config(policy: nn.Module, config: TrainerConfig, world: int) -> d
     experts = {"expert_parallel": prepare(policy, spread, world)} if spread > 1 else {}
     exact = config.precision == "bf16" and config.zero_stage > 0  # DeepSpeed has nothing for stage 0
     accumulation = {"data_types": {"grad_accum_dtype": "fp32"}} if exact else {}
-    settings = _common(config) | experts | accumulation | {"gradient_clipping": config.max_grad_norm}
+    settings = _common(policy, config) | experts | accumulation | {"gradient_clipping": config.max_grad_norm}
     settings["zero_optimization"] |= _offload(config)
     return settings
 
 
-def _common(config: TrainerConfig) -> dict[str, Any]:
+def _common(policy: Any, config: TrainerConfig) -> dict[str, Any]:
     """What engines that train and those that do not have in common."""
+    total = sum(math.prod(whole_shape(parameter)) for parameter in policy.parameters())
+    buckets = Buckets.of(policy.model.config.hidden_size, total).settings()
     return {
         "train_micro_batch_size_per_gpu": 1,
         "managed_gradient_accumulation": False,  # micro-batches vary in number; step() is the boundary
         "bf16": {"enabled": config.precision == "bf16"},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False} | buckets,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 60,

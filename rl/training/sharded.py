@@ -35,6 +35,12 @@ def load_sharded(path: str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter, of which a rank may hold a flat share."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
 def _cut(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
     """Leave of each parameter this rank's share, in place, one after the other; rank 0's values are taken."""
     import deepspeed

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from families import write_model
 from launching import launch
+from transformers import AutoConfig
 
-from evolpo.model import ModelConfig, model_folder
+from evolpo.model import DTYPES, ModelConfig, model_folder
+from evolpo.recipes.memory.sizes import sizes_of
 from evolpo.recipes.runs.launch import rank_environments, run_processes
+from evolpo.rl.training.buckets import Buckets, held_bytes
 
 WORKER = Path(__file__).with_name("loading_worker.py")
 CONFIG = {"zero_stage": 3, "learning_rate": 1e-3, "weight_decay": 0.1, "tokens_per_micro_batch": 64}
@@ -44,6 +47,81 @@ def test_training_from_shards_gives_the_bits_of_training_from_a_whole_model(trai
         assert shards["changed"]
         for name in ("digest", "master_digest", "metrics", "evaluations"):
             assert shards[name] == whole[name]
+
+
+@pytest.fixture(scope="module")
+def penalised(tmp_path_factory):
+    """Stages 1 and 3 with a KL penalty, on two ranks of which one has more micro-batches."""
+    base = tmp_path_factory.mktemp("penalised")
+    for seed, name in enumerate(("model", "reference")):
+        (base / name).mkdir()
+        write_model("qwen2", base / name, seed)
+    fields = {
+        "model": str(base / "model"),
+        "reference": str(base / "reference"),
+        "options": {"kl_coef": 0.1},
+        "steps": 3,
+    }
+    config = CONFIG | {"precision": "fp32"}
+    jobs = [
+        fields | {"name": f"stage_{stage}", "config": config | {"zero_stage": stage}, "groups": [[3], [0, 1, 2]]}
+        for stage in (1, 3)
+    ]
+    return launch(jobs, 2, base / "runs")
+
+
+def test_a_reference_in_shards_gives_the_penalty_of_a_whole_one(penalised):
+    whole, shards = (penalised.metric(f"stage_{stage}", "kl") for stage in (1, 3))
+    assert min(whole) > 1e-3
+    assert max(abs(one - other) for one, other in zip(whole, shards, strict=True)) <= 1e-6
+    everything, left = (penalised[f"stage_{stage}"]["reference_numel"] for stage in (1, 3))
+    assert left < everything / 10  # norms and biases
+
+
+@pytest.fixture(scope="module")
+def bucketed(tmp_path_factory):
+    """Two updates in each stage and precision, on one rank."""
+    base = tmp_path_factory.mktemp("bucketed")
+    write_model("qwen2", base)
+    jobs = [
+        {
+            "name": f"{precision}_{stage}",
+            "model": str(base),
+            "steps": 2,
+            "config": CONFIG | {"precision": precision} | {"zero_stage": stage},
+        }
+        for precision in DTYPES
+        for stage in (1, 2, 3)
+    ]
+    return launch(jobs, 1, base / "runs"), sizes_of(AutoConfig.from_pretrained(base))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("precision", DTYPES)
+def test_a_plan_counts_the_buckets_that_deepspeed_is_given(bucketed, precision, stage):
+    run, sizes = bucketed
+    given = run[f"{precision}_{stage}"]["buckets"]
+    buckets = Buckets.of(sizes.hidden, sizes.total)
+    assert (given["reduce"], given["ahead"], given["kept"], given["live"]) == tuple(buckets.settings().values())
+    held = held_bytes(sizes.hidden, sizes.total, stage, DTYPES[precision].itemsize)
+    if (precision, stage) == ("bf16", 1):  # no buffer that stays, a copy of what it reduces
+        assert given["bytes"] == 0
+        assert held["reduce bucket"] == sizes.total * 6
+    else:
+        assert held["reduce bucket"] == given["bytes"]
+
+
+def test_buckets_grow_with_the_model():
+    """Of Qwen2.5's 0.5 B, 7 B and 32 B, and of a model that is less than a bucket; stage 0 has none."""
+    made = [
+        Buckets.of(hidden, total) for hidden, total in ((896, 494 * 10**6), (3584, 7616 * 10**6), (5120, 32 * 10**9))
+    ]
+    assert [one.reduce for one in made] == [1 << 24, 1 << 24, 5120**2]
+    assert made[2].ahead == 5120**2 * 9 // 10
+    assert made[2].kept == 51_200
+    assert Buckets.of(64, 1000).reduce == 1000
+    assert held_bytes(5120, 32 * 10**9, 0, 2) == {}
+    assert held_bytes(5120, 32 * 10**9, 3, 2) == {"reduce bucket": 2.0 * 5120**2, "gathered weights": 2e9}
 
 
 def loaded(how: str, precision: str) -> list[dict]:

@@ -155,6 +155,28 @@ def counting_reads(trainer: Trainer) -> Reads:
     return reads
 
 
+def watching_buckets(trainer: Trainer) -> dict[str, int]:
+    """What DeepSpeed was given, in numbers, and from now on the most bytes of its buffer for gradients."""
+    engine, optimizer, found = trainer.engine, trainer.optimizer, {}
+    found["reduce"], found["ahead"] = engine.zero_reduce_bucket_size(), engine.zero_prefetch_bucket_size()
+    found["kept"], found["live"] = engine.zero_param_persistence_threshold(), engine.zero_max_live_parameters()
+
+    def look() -> None:
+        buffers = [bucket.buffer for bucket in getattr(optimizer, "ipg_buckets", {}).values()]
+        tensors = [one for each in buffers for one in (each if isinstance(each, list) else [each])]
+        found["bytes"] = max(found.get("bytes", 0), sum(tensor.nbytes for tensor in tensors))
+
+    plain = getattr(optimizer, "setup_buckets", lambda: None)
+
+    def setup_buckets() -> None:
+        plain()
+        look()
+
+    optimizer.setup_buckets = setup_buckets
+    look()
+    return found
+
+
 def run(job: Job, output: Path) -> dict:
     """Train as the job says; returns what the tests look at."""
     trainer_module.load_sharded = load_model if job.whole else load_sharded
@@ -169,7 +191,7 @@ def run(job: Job, output: Path) -> dict:
         trainer.load_optimizer(Path(job.folder))
         trainer.updates = job.start
     reads = counting_reads(trainer) if job.reads else None
-    before = weights_of(trainer)
+    before, buckets = weights_of(trainer), watching_buckets(trainer)
     rows = make_rows()
     result: dict = {"metrics": [], "reference": trainer.reference is not None, "evaluations": []}
     result["evaluations"].append(trainer.logprobs(rows))
@@ -193,6 +215,8 @@ def run(job: Job, output: Path) -> dict:
     masters = trainer.master_tensors()
     return result | {
         "updates": trainer.updates,
+        "buckets": buckets,
+        "reference_numel": sum(p.numel() for p in trainer.reference.parameters()) if trainer.reference else 0,
         "reads": reads.found if reads else None,
         "changed": digest(weights) != digest(before),
         "digest": digest(weights),

@@ -16,7 +16,9 @@ from evolpo.rollout.engine import RolloutConfig
 from evolpo.rollout.prompts import DataConfig
 
 WORK = Work(prompt_tokens=100, response_tokens=300, responses=8, tokens=800)
-MIXTURE = Sizes(total=1000, active=1000, routed=800, embedding=0, attention=0, cached=10, cached_parts=2, adapter=5)
+MIXTURE = Sizes(
+    total=1000, active=1000, routed=800, embedding=0, attention=0, cached=10, cached_parts=2, adapter=5, hidden=8
+)
 DENSE = replace(MIXTURE, routed=0)
 
 
@@ -58,15 +60,16 @@ def test_states_equal_deepspeed_estimators():
 def test_both_phases_by_hand():
     needs = card_needs(DENSE, setting(), pass_bytes=70_000)
     assert sum(needs.rollout.values()) == 1000 * (2 + 12 / 4 + 2) + 4e9
-    assert sum(needs.training.values()) == 1000 * (2 + 4 + 12 / 4) + 70_000 + 2e9
-    assert sum(card_needs(DENSE, setting(), pass_bytes=10).training.values()) == 1000 * (9 + 4 / 4) + 2e9
+    assert sum(needs.training.values()) == 1000 * (2 + 4 + 12 / 4) + 70_000 + 6000 + 2e9
+    assert sum(card_needs(DENSE, setting(), pass_bytes=10).training.values()) == 1000 * (9 + 4 / 4) + 6000 + 2e9
     away = card_needs(DENSE, setting(offload="rollout"), pass_bytes=70_000)
     assert sum(away.rollout.values()) == 1000 * (2 + 2) + 4e9
     assert away.training == needs.training
     assert away.machine == 12_000
     always = card_needs(DENSE, setting(offload="always"), pass_bytes=70_000)
-    assert sum(always.training.values()) == 1000 * 6 + 70_000 + 2e9
+    assert sum(always.training.values()) == 1000 * 6 + 70_000 + 6000 + 2e9
     assert card_needs(DENSE, setting(reference=True), 0).rollout["reference model"] == 2000
+    assert card_needs(DENSE, setting(reference=True, zero_stage=3), 0).rollout["reference model"] == 2000 / 4
     assert "reference model" not in card_needs(DENSE, setting(reference=True, lora_rank=4), 0).rollout
     assert shared_memory(DENSE, setting(reference=True), 0, 0)["reference model"] == 4 * 2000
     assert "reference model" not in shared_memory(DENSE, setting(reference=True, lora_rank=4), 0, 0)
@@ -83,7 +86,7 @@ def test_ranks_that_share_an_engine_hold_a_part_of_it():
 
 def test_on_a_cpu_all_ranks_share():
     parts = shared_memory(DENSE, setting(ranks=2, precision="fp32"), pass_bytes=9000, cache=500)
-    assert sum(parts.values()) == 2 * (4000 + 4000 + 12_000 / 2 + 9000 + 4000 + 500)
+    assert sum(parts.values()) == 2 * (4000 + 4000 + 12_000 / 2 + 9000 + 4000 + 4000 + 500)
 
 
 def test_the_copy_of_a_checkpoint_lies_in_the_machine_once():
