@@ -35,6 +35,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of a response that follow each other and were sampled by one version of the policy."""
+
+    version: int
+    """Number of finished training steps."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """One sampled response. Token ids are the truth; the text is derived from them."""
 
@@ -46,6 +55,8 @@ class Response:
     """Log-probability of each sampled token as the rollout engine saw it, in nats."""
     finish_reason: FinishReason
     """`stop`: ended by itself; `length`: cut off at the token budget."""
+    spans: tuple[Span, ...] = ()
+    """Who sampled which tokens, in their order; empty where one version has sampled all."""
 
     @property
     def truncated(self) -> bool:
@@ -63,6 +74,8 @@ class Group:
     """One reward a response; None where it could not be scored. Empty before scoring."""
     breakdown: tuple[Mapping[str, float | None], ...] = ()
     """Per response: the value of each reward component by name. Empty before scoring."""
+    born: int = 0
+    """Version of the policy when it was asked for, where sampling runs beside training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from evolpo import InputError
@@ -63,3 +63,18 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, named: Iterable[int | Iterabl
     for entry in (*named, tokenizer.eos_token_id, turn_end(tokenizer)):
         ends |= set() if entry is None else {entry} if isinstance(entry, int) else set(entry)
     return sorted(ends)
+
+
+def response_text(
+    token_ids: Sequence[int], ends: Sequence[int], tokenizer: PreTrainedTokenizerBase, special_tokens: bool
+) -> str:
+    """What a response says, without the token that ended it.
+
+    Args:
+        token_ids: of the whole response.
+        ends: the tokens that end one.
+        tokenizer: the model's.
+        special_tokens: whether special tokens stay in the text.
+    """
+    written = token_ids[:-1] if token_ids and token_ids[-1] in ends else token_ids
+    return str(tokenizer.decode(list(written), skip_special_tokens=not special_tokens))

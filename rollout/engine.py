@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
 
 from evolpo import InputError
 from evolpo.rl.data import Group, Prompt
+from evolpo.rollout.staleness import BOUNDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+SEEDS_APART = 1 << 20
+"""vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 LORA_SYNC = ("auto", "adapter", "folded")
 """Ways of new adapters to the engine."""
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Largest ranks of adapters that vLLM can be told."""
+
+
+InFlight = Literal["recompute", "keep"]
+"""What becomes of running responses when weights change: their context is computed anew, or its cache kept."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,62 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     """0: all tokens."""
+
+
+def prompt_seeds(seed: int, sampling: Sampling, count: int) -> list[int | None]:
+    """The seed of the first response to each of `count` prompts that are sampled together; None where it is greedy."""
+    if sampling.temperature == 0:
+        return [None] * count
+    drawn = np.random.SeedSequence(seed).generate_state(max(count, 1)).astype(np.int64)
+    return [int(one) * SEEDS_APART for one in drawn[:count]]
+
+
+def check_tokens(prompts: Sequence[Prompt], vocabulary: int, tokenizer: Any) -> None:
+    """Raise InputError if a prompt holds a token that the tokenizer has and the model, with its embeddings, has not."""
+    largest = max((token for prompt in prompts for token in prompt.token_ids), default=0)
+    if largest >= vocabulary:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise InputError(
+            f"model.path: a prompt holds the token {token!r} with id {largest}, but the model has"
+            f" {vocabulary} embeddings; take a tokenizer or a chat template that fits"
+        )
+
+
+@dataclass
+class FleetConfig:
+    """Engines in processes of their own, on this machine or on others, that Ray starts and watches."""
+
+    engines: int = 0
+    """How many; 0: one in the trainer's process, and each waits for the other."""
+    address: str = ""
+    """Address of a running Ray cluster; empty: one is started on this machine, for this run and on loopback alone."""
+    max_staleness: int = 0
+    """Finished steps by which the policy that trains may be ahead of the one that began a group; 0 waits each step."""
+    bound: str = "hard"
+    """hard: max_staleness holds for every group; soft: steps take what is finished first, which is faster."""
+    in_flight: str = "recompute"
+    """Running responses when weights change: recompute their context under the new ones, or keep what is cached."""
+    stall_s: float = 60.0
+    """Seconds without a sign of life or of work after which an engine is given up and another one started."""
+    threads: int = 0
+    """Threads of each engine on a CPU; 0: the cores shared out among the engines and the trainer."""
+    gpus_per_engine: float = 1.0
+    """Cards of each engine where there are any; 0.5 puts two on a card."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("engines", "max_staleness", "threads"):
+            if getattr(self, name) < 0:
+                raise InputError(f"rollout.fleet.{name}: {getattr(self, name)} is negative; give 0 or more")
+        for name, choices in (("bound", BOUNDS), ("in_flight", get_args(InFlight))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"rollout.fleet.{name}: {getattr(self, name)!r} is none of {', '.join(choices)}")
+        for name in ("stall_s", "gpus_per_engine"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"rollout.fleet.{name}: {getattr(self, name)} is not above 0; leave the default")
+        if not self.engines and (self.max_staleness or self.address):
+            what = "max_staleness" if self.max_staleness else "address"
+            raise InputError(f"rollout.fleet.{what}: is for a fleet; set rollout.fleet.engines=1 or more")
 
 
 @dataclass
@@ -55,6 +121,8 @@ class RolloutConfig:
     """Ranks that share one engine, each with a part of every weight; 1: every rank has an engine of its own."""
     lora_sync: str = "auto"
     """With model.lora, what goes to the engine after a step: adapter, the model with it folded in, or auto."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """Engines beside the trainer, in processes of their own."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -72,6 +140,8 @@ class RolloutConfig:
             raise InputError(f"rollout.sleep_level: {self.sleep_level} is none of 1, 2")
         if self.tensor_parallel < 1:
             raise InputError(f"rollout.tensor_parallel: {self.tensor_parallel} is less than 1, an engine on one device")
+        if self.fleet.engines and self.sleep_level != 2:
+            raise InputError("rollout.sleep_level: engines of a fleet do not sleep; leave it at 2")
         if self.lora_sync not in LORA_SYNC:
             raise InputError(f"rollout.lora_sync: {self.lora_sync!r} is none of {', '.join(LORA_SYNC)}")
 

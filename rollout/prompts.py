@@ -106,6 +106,11 @@ class PromptStream:
         return sum(map(len, self._prompts.values()))
 
     @property
+    def prompts(self) -> list[Prompt]:
+        """All distinct prompts, pool by pool."""
+        return [prompt for prompts in self._prompts.values() for prompt in prompts]
+
+    @property
     def drawn(self) -> int:
         """Prompts drawn so far, by all ranks together."""
         return sum(self._drawn.values())

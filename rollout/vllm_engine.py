@@ -11,14 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from evolpo import InputError
 from evolpo.rl.data import FinishReason, Group, Prompt, Response
 from evolpo.rollout.card import CPU_CACHE_GB, GIB, EngineStream, Share, engine_share
-from evolpo.rollout.ends import end_tokens
-from evolpo.rollout.engine import ADAPTER_RANKS, Interrupted, RolloutConfig, Sampling
+from evolpo.rollout.ends import end_tokens, response_text
+from evolpo.rollout.engine import (
+    ADAPTER_RANKS,
+    InFlight,
+    Interrupted,
+    RolloutConfig,
+    Sampling,
+    check_tokens,
+    prompt_seeds,
+)
 from evolpo.rollout.ranks import EngineRanks
 from evolpo.rollout.vllm_worker import (
     ADAPTER,
@@ -39,8 +46,6 @@ CPU_BATCH = 4096
 """Tokens that vLLM computes at once on a CPU, at most; a longer prompt raises it."""
 GRAPHS = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}
 """Graphs of the steps in which every sequence gets one token, and no compiler to wait for."""
-SEEDS_APART = 1 << 20
-"""vLLM seeds the i-th response to a prompt with the prompt's seed plus i; prompts lie further apart than that."""
 ASKED_EVERY = 8
 """Steps of an engine that ranks share between two questions whether one of them has been asked to end."""
 
@@ -121,6 +126,46 @@ def engine_ranks(size: int) -> EngineRanks:
     return EngineRanks(size, group.rank_in_group, group.cpu_group)
 
 
+def sampling_params(
+    sampling: Sampling, seed: int | None, ends: Sequence[int], *, responses: int = 1, max_tokens: int = 0
+) -> Any:
+    """vLLM's parameters for one prompt.
+
+    Args:
+        sampling: how.
+        seed: of the first response; None: greedy.
+        ends: tokens that end a response.
+        responses: how many.
+        max_tokens: budget of what is left of a response, which is handed over token by token; 0: whole responses are.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=responses,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=max_tokens or sampling.max_response_tokens,
+        seed=seed,
+        logprobs=0,
+        detokenize=False,
+        stop_token_ids=list(ends),
+        output_kind=RequestOutputKind.DELTA if max_tokens else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def sampled_logprobs(completion: Any) -> tuple[float, ...]:
+    """Log-probabilities of the tokens that vLLM hands over."""
+    pairs = zip(completion.token_ids, completion.logprobs or (), strict=True)
+    return tuple(position[token].logprob for token, position in pairs)
+
+
+def finish_reason(completion: Any) -> FinishReason:
+    """Why a finished response ended."""
+    return "length" if completion.finish_reason == "length" else "stop"
+
+
 class VllmEngine:
     """A `RolloutEngine` that runs vLLM in this process, one engine a rank or one for several of them."""
 
@@ -135,6 +180,7 @@ class VllmEngine:
         weight_bytes: int = 0,
         promised_bytes: int = 0,
         adapter_rank: int = 0,
+        in_flight: InFlight | None = None,
     ) -> None:
         """Load the model.
 
@@ -147,6 +193,7 @@ class VllmEngine:
             weight_bytes: of the whole model, to share out a GPU's memory.
             promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
             adapter_rank: of the adapter that `update_adapter` will bring; 0: none, all weights come.
+            in_flight: what becomes of requests that run while weights change; None: none will.
         """
         set_environment(torch.get_num_threads())
         hide_llvmlite()
@@ -175,6 +222,10 @@ class VllmEngine:
         if adapter_rank:
             largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
             extra |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": largest}
+        if in_flight is not None:
+            extra["async_scheduling"] = (
+                False  # a step hands over the tokens that it sampled, and none of the one before
+            )
         self.stream = EngineStream()
         with _rank_in_environment(), self.stream.entered(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own code, to itself
@@ -204,6 +255,9 @@ class VllmEngine:
             self.tokenizer, (generation.get("eos_token_id"), getattr(model_config.hf_config, "eos_token_id", None))
         )
         self.version, self._has_adapter = 0, False
+        self.seats = int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+        """Responses that are sampled at once."""
+        self.in_flight = in_flight
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None
@@ -218,50 +272,24 @@ class VllmEngine:
         """
         shares = self.ranks.gather((list(prompts), seed))
         everyone = [prompt for own, _ in shares for prompt in own]
-        self._check_tokens(everyone)
-        params = [one for own, seed in shares for one in self._params(len(own), sampling, seed)]
+        check_tokens(everyone, self.vocabulary, self.tokenizer)
+        seeds = [one for own, seed in shares for one in prompt_seeds(seed, sampling, len(own))]
+        params = [sampling_params(sampling, one, self.ends, responses=sampling.responses_per_prompt) for one in seeds]
         first = sum(len(own) for own, _ in shares[: self.ranks.rank])
         own = range(first, first + len(prompts))
         with self.stream.entered():
             groups = self._sampled(everyone, params, own, done)
         return [groups[place] for place in own]
 
-    def _params(self, prompts: int, sampling: Sampling, seed: int) -> list[Any]:
-        """vLLM's parameters for each of so many prompts."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        seeds = np.random.SeedSequence(seed).generate_state(max(prompts, 1)).astype(np.int64)
-        return [
-            SamplingParams(
-                n=sampling.responses_per_prompt,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_response_tokens,
-                seed=None if sampling.temperature == 0 else int(s) * SEEDS_APART,
-                logprobs=0,
-                detokenize=False,
-                stop_token_ids=self.ends,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            for s in seeds[:prompts]
-        ]
-
     def _sampled(
         self, prompts: Sequence[Prompt], params: Sequence[Any], own: range, done: Callable[[Group], None] | None
     ) -> dict[int, Group]:
         """The groups of this rank's prompts, which stand at the places `own` among those of all ranks."""
-        from vllm import TokensPrompt
-        from vllm.lora.request import LoRARequest
-
         # Prefixes left from earlier calls would change how prompts are cut into chunks, and with it the last bits.
         self._forget_prefixes()
         engine = self.llm.llm_engine
-        adapter = LoRARequest("evolpo", ADAPTER, lora_path="in memory") if self._has_adapter else None
         for place, (prompt, param) in enumerate(zip(prompts, params, strict=True)):
-            tokens = TokensPrompt(prompt_token_ids=list(prompt.token_ids))
-            engine.add_request(str(place), tokens, param, lora_request=adapter)
+            self.add_request(str(place), prompt.token_ids, param)
         groups: dict[int, Group] = {}
         steps = told = 0
         while engine.has_unfinished_requests():
@@ -281,28 +309,26 @@ class VllmEngine:
             raise RuntimeError("the ranks of an engine have sampled different tokens; set rollout.tensor_parallel=1")
         return groups
 
-    def _forget_prefixes(self) -> None:
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM keeps prefixes that old weights have computed: its cache is in use")
+    def add_request(self, name: str, token_ids: Sequence[int], params: Any) -> None:
+        """Give vLLM something to do at its next steps; prefixes of another version of the weights are not used."""
+        from vllm import TokensPrompt
+        from vllm.lora.request import LoRARequest
 
-    def _check_tokens(self, prompts: Sequence[Prompt]) -> None:
-        largest = max((token for prompt in prompts for token in prompt.token_ids), default=0)
-        if largest >= self.vocabulary:
-            token = self.tokenizer.convert_ids_to_tokens(largest)
-            raise InputError(
-                f"model.path: a prompt holds the token {token!r} with id {largest}, but the model has"
-                f" {self.vocabulary} embeddings; take a tokenizer or a chat template that fits"
-            )
+        adapter = LoRARequest("evolpo", ADAPTER, lora_path="in memory") if self._has_adapter else None
+        tokens = TokensPrompt(prompt_token_ids=list(token_ids), cache_salt=str(self.version))
+        self.llm.llm_engine.add_request(name, tokens, params, lora_request=adapter)
+
+    def _forget_prefixes(self) -> None:
+        running = self.in_flight is not None and self.llm.llm_engine.has_unfinished_requests()
+        if running and self.in_flight == "keep":
+            return  # new requests have another salt
+        if not self.llm.reset_prefix_cache(reset_running_requests=running):
+            raise RuntimeError("vLLM keeps prefixes that old weights have computed: its cache is in use")
 
     def _response(self, completion: Any) -> Response:
         token_ids = tuple(completion.token_ids)
-        logprobs = tuple(
-            position[token].logprob for token, position in zip(token_ids, completion.logprobs, strict=True)
-        )
-        reason: FinishReason = "length" if completion.finish_reason == "length" else "stop"
-        written = token_ids[:-1] if token_ids and token_ids[-1] in self.ends else token_ids
-        text = self.tokenizer.decode(written, skip_special_tokens=not self.special_tokens)
-        return Response(token_ids, text, logprobs, reason)
+        text = response_text(token_ids, self.ends, self.tokenizer, self.special_tokens)
+        return Response(token_ids, text, sampled_logprobs(completion), finish_reason(completion))
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Reload weights in place from live tensors, in one call; their memory is back before that of the cache."""

@@ -21,7 +21,7 @@ compile() { # extra, lock whose versions stay, options...
     local extra=$1
     cp "$2" "$work/$extra"
     "$work/uv/bin/uv" pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
-        --extra "$extra" --extra bench --extra dev --extra launchers "${@:3}" \
+        --extra "$extra" --extra bench --extra dev --extra launchers --extra fleet "${@:3}" \
         --output-file "$work/$extra" pyproject.toml >/dev/null
     # Every line would repeat the machines of pyproject.toml.
     sed -i -E "s/ and (implementation_name == 'cpython'|platform_python_implementation == 'CPython')//g

@@ -33,12 +33,20 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
     "rollout/vllm_engine.py": {
         "self.llm": "vllm.LLM",
         "self.llm.llm_engine": ENGINE,
+        "self.llm.llm_engine.vllm_config": "vllm.config.VllmConfig",
+        "self.llm.llm_engine.vllm_config.scheduler_config": "vllm.config.SchedulerConfig",
         "engine": ENGINE,
         "model_config": "vllm.config.ModelConfig",
         "output": "vllm.RequestOutput",
         "completion": "vllm.CompletionOutput",
         "position[token]": "vllm.logprobs.Logprob",
         "router": "vllm.model_executor.layers.fused_moe.router.base_router.BaseRouter",
+    },
+    "rollout/engine_loop.py": {
+        "core": ENGINE,
+        "self.engine.llm.llm_engine": ENGINE,
+        "output": "vllm.RequestOutput",
+        "completion": "vllm.CompletionOutput",
     },
     "rollout/vllm_worker.py": {
         "head": "vllm.model_executor.layers.vocab_parallel_embedding.ParallelLMHead",

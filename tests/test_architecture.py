@@ -20,6 +20,7 @@ ALLOWED = {
 }
 ONLY_IN = {
     "deepspeed": {f"rl/training/{name}.py" for name in ("engine", "distributed", "sharded", "weights")},
+    "ray": {"rollout/fleet.py", "rollout/engine_actor.py"},
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py", "rollout/vllm_models.py"},
 }
 SHARED = {"arguments", "runs", "drawing", "training", "memory", "conf"}

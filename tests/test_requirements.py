@@ -50,7 +50,7 @@ def test_a_lock_holds_what_the_project_asks_for(extra: str, python: str) -> None
     extras = PROJECT["project"]["optional-dependencies"]
     asked = [
         *PROJECT["project"]["dependencies"],
-        *(one for name in (extra, "bench", "dev", "launchers") for one in extras[name]),
+        *(one for name in (extra, "bench", "dev", "launchers", "fleet") for one in extras[name]),
     ]
     for wanted in map(Requirement, asked):
         version = pins.get(canonicalize_name(wanted.name))
