@@ -67,6 +67,8 @@ class TrainConfig:
     """Processes to start on this machine; 0: one a GPU, or one without GPUs."""
     resume: str = ""
     """Folder of a run or of one of its checkpoints to go on from."""
+    replay: str = ""
+    """Folder of a run with recorded batches (logger.record) to train on again, without an engine; its configuration."""
     dry_run: bool = False
     """Check configuration, data, prompts, rewards, context and model, show a prompt, then stop."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -87,6 +89,7 @@ class TrainConfig:
         by_column = any(source.difficulty_column for source in self.data.train)
         levels = None if by_column else [source.difficulty for source in self.data.train]
         self.curriculum.check(levels, self.rollout.max_response_tokens, self.steps)
+        self._check_fleet()
         if self.responses_per_prompt < 2:
             raise InputError(f"responses_per_prompt: {self.responses_per_prompt} is no group; give at least 2")
         if self.algorithm.optimizer_steps > self.prompts_per_step * self.responses_per_prompt:
@@ -100,6 +103,14 @@ class TrainConfig:
                 f"trainer.tokens_per_micro_batch: {self.trainer.tokens_per_micro_batch} holds no prompt and response "
                 f"(data.max_prompt_tokens {self.data.max_prompt_tokens} + rollout.max_response_tokens "
                 f"{self.rollout.max_response_tokens} = {longest}); give at least {longest}"
+            )
+
+    def _check_fleet(self) -> None:
+        fleet = self.rollout.fleet
+        if fleet.engines and fleet.max_staleness and self.algorithm.correction == "none":
+            raise InputError(
+                f"algorithm.correction: none, but rollout.fleet.max_staleness={fleet.max_staleness} trains on what "
+                "older policies have sampled; give tis or icepop"
             )
 
     def check_ranks(self, world: int) -> None:

@@ -18,6 +18,7 @@ from evolpo.recipes.runs.evaluation import (
     write_judged,
 )
 from evolpo.recipes.runs.fit import check_rewards
+from evolpo.recipes.runs.fleet import samplers
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.parallel import check_model, check_ranks
@@ -31,7 +32,7 @@ from evolpo.rollout.prompts import encode_problems, load_heldout
 
 def main(config: EvaluateConfig) -> None:
     """Run `evolpo evaluate` from the command line."""
-    if launched("evaluate", config.processes):
+    if launched("evaluate", samplers(config.processes, config.rollout.fleet)):
         return
     if found := evaluation_run(config):
         print(found)
@@ -59,7 +60,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         prompts = [one for _, one in encode_problems(problems, tokenizer, config.data, progress.note, "data.heldout")]
         run = Path(from_rank_0(str(_begun(config)) if ranks.rank == 0 else ""))
         progress.note(f"{len(prompts)} held-out problems; starting vLLM with {path}")
-        engine = start_engine(path, config.data, config.rollout, config.precision, config.seed)
+        engine = start_engine(path, config.data, config.rollout, config.precision, config.seed, note=progress.note)
         progress.note("evaluating")
         sampling = evaluation_sampling(
             config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature

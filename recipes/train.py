@@ -12,13 +12,16 @@ from evolpo.recipes.model import check
 from evolpo.recipes.report.report import closing_lines, write_report
 from evolpo.recipes.runs.dry_run import dry_run
 from evolpo.recipes.runs.evaluation import right_of
+from evolpo.recipes.runs.fleet import trainers
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.stop import Stop
 from evolpo.recipes.training.agreement import check_agreement
+from evolpo.recipes.training.ahead import gap_by_age
 from evolpo.recipes.training.assembly import assemble
 from evolpo.recipes.training.evaluation import evaluate_heldout, write_summary
 from evolpo.recipes.training.metrics import Timer, step_metrics
 from evolpo.recipes.training.parts import log, save, saving_at_the_end
+from evolpo.recipes.training.record import check_replay
 from evolpo.recipes.training.rollout import rollout
 from evolpo.recipes.training.routing import compare_routing
 from evolpo.recipes.training.samples import sample_rows
@@ -31,12 +34,14 @@ from evolpo.rollout.engine import RolloutEngine
 
 def main(config: TrainConfig) -> None:
     """Run `evolpo train` from the command line."""
+    if config.replay:
+        check_replay(Path(config.replay), config.steps)
     if config.dry_run:
         found = dry_run(config)
         if Path(model_folder(config.model)).is_dir():
             check(ModelCheckConfig(config.model))
         print(found)
-    elif not launched("train", config.processes):
+    elif not launched("train", trainers(config.processes, config.rollout.fleet)):
         run = train(config)
         if int(os.environ.get("RANK", "0")) == 0:
             print(closing_lines(run))
@@ -78,6 +83,7 @@ def train(config: TrainConfig, engine: RolloutEngine | None = None, run: Path | 
 
             done = step + 1
             metrics |= {"sync/bytes": float(given)} | result.metrics
+            metrics |= gap_by_age(scored, batch, result.old_logprobs, step)
             metrics |= step_metrics(scored, units, timer, trainer.world, right_of(config.evaluation))
             parts.table.add(
                 sample_rows(done, scored, units, advantages, batch, result, trainer.tokenizer, config.logger)

@@ -207,6 +207,10 @@ class RewardStack:
         rows = _rows(groups)
         return [self._scored(group, by_response[row.start : row.stop]) for group, row in zip(groups, rows, strict=True)]
 
+    def scored(self, group: Group, scores: list[list[Score]]) -> Group:
+        """A group with its rewards, from its scores alone: nothing is counted or measured."""
+        return self._scored(group, list(zip(*scores, strict=True)))
+
     async def _failures_alone(self, group: Group) -> list[tuple[int, Failure]]:
         samples = [Sample.of(group.prompt, response) for response in group.responses]
         found = []

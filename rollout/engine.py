@@ -140,6 +140,8 @@ class RolloutConfig:
             raise InputError(f"rollout.sleep_level: {self.sleep_level} is none of 1, 2")
         if self.tensor_parallel < 1:
             raise InputError(f"rollout.tensor_parallel: {self.tensor_parallel} is less than 1, an engine on one device")
+        if self.fleet.engines and self.tensor_parallel > 1:
+            raise InputError("rollout.tensor_parallel: an engine of a fleet has one card; set it to 1")
         if self.fleet.engines and self.sleep_level != 2:
             raise InputError("rollout.sleep_level: engines of a fleet do not sleep; leave it at 2")
         if self.lora_sync not in LORA_SYNC:

@@ -26,6 +26,7 @@ from evolpo.recipes.runs.checks import check_positive
 from evolpo.recipes.runs.context import check_context
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import EvaluationConfig, evaluation_sampling, judge, sample_by_ranks
+from evolpo.recipes.runs.fleet import samplers
 from evolpo.recipes.runs.folder import APEXEVAL, check_name, new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.lock import locked
@@ -104,7 +105,7 @@ class ApexEvalConfig:
 
 def main(config: ApexEvalConfig) -> None:
     """Run `evolpo apexeval` from the command line: tables of all checkpoints, the run's folder and the best one's."""
-    if launched("apexeval", config.processes):
+    if launched("apexeval", samplers(config.processes, config.rollout.fleet)):
         return
     run, rows = apexeval(config)
     if not rows:

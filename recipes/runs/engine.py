@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from evolpo.recipes.runs.context import longest_tokens
 from evolpo.recipes.runs.parallel import check_model, check_ranks
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig
+from evolpo.rollout.sources import Note
 
+logger = logging.getLogger(__name__)
 WIDTHS = {"bf16": 2, "fp32": 4}
 """Bytes of a weight by precision."""
 
@@ -24,8 +27,11 @@ def start_engine(
     seed: int,
     promised_bytes: int = 0,
     adapter_rank: int = 0,
+    note: Note = logger.warning,
 ) -> RolloutEngine:
-    """Start vLLM; a process can do so once in its life. Ranks, and a trainer beside it, call `init_distributed` before.
+    """Start vLLM: a fleet where `rollout.fleet` says so, else an engine in this process, once in its life.
+
+    Ranks, and a trainer beside it, call `init_distributed` before.
 
     Args:
         model: folder in Hugging Face layout.
@@ -35,16 +41,21 @@ def start_engine(
         seed: of sampling without a seed of its own.
         promised_bytes: what a trainer on the same GPU will hold beside what it holds now.
         adapter_rank: of the adapter that comes alone after each step; 0: all weights come.
+        note: gets a line when an engine of a fleet dies or joins.
 
     Raises:
-        InputError: the ranks, or the model, cannot be divided as `rollout.tensor_parallel` says.
+        InputError: the ranks, or the model, cannot be divided as `rollout.tensor_parallel` says, or a fleet cannot be had.
     """
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     check_ranks(rollout.tensor_parallel, ranks)
     check_model(rollout.tensor_parallel, str(model))
+    weights = parameters(Path(model)) * WIDTHS[precision] if Path(model).is_dir() else 0
+    if rollout.fleet.engines:
+        from evolpo.recipes.runs.fleet import start_fleet
+
+        return start_fleet(str(model), data, rollout, precision, seed, weights, adapter_rank, note)
     from evolpo.rollout.vllm_engine import VllmEngine
 
-    weights = parameters(Path(model)) * WIDTHS[precision] if Path(model).is_dir() else 0
     return VllmEngine(
         model,
         rollout,

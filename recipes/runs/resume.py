@@ -38,9 +38,9 @@ def effective_config(config: Any) -> Any:
     """
     from omegaconf import OmegaConf
 
-    if not config.resume:
-        return OmegaConf.to_object(config)
     schema = OmegaConf.get_type(config)
+    if not config.resume:
+        return _replayed(config, schema) if config.get("replay") else OmegaConf.to_object(config)
     run, checkpoint = resume_point(config.resume)
     if int(os.environ.get("RANK", "0")) == 0:
         with locked(run):  # found out before processes are started and a model is loaded
@@ -58,6 +58,19 @@ def effective_config(config: Any) -> Any:
     if checked.steps < done:
         raise InputError(f"steps: {checked.steps} is less than the {done} that are done; give at least {done}")
     return checked
+
+
+def _replayed(config: Any, schema: Any) -> Any:
+    """The configuration of a recorded run, with what this call gives."""
+    from omegaconf import OmegaConf
+
+    run = real_folder(config.replay)
+    choices, given = _given(schema)
+    _check_choices(choices, read_start(run).get("choices"), run)
+    merged = _with_given(saved_config(run, schema, "replay"), given)
+    merged.replay, merged.resume, merged.logger.record = str(run), "", False
+    _go_to(read_start(run).get("directory", ""))
+    return OmegaConf.to_object(merged)
 
 
 def resume_point(path: str) -> tuple[Path, Path | None]:
@@ -114,7 +127,7 @@ def _given(schema: Any) -> tuple[dict[str, str], list[str]]:
     for word in HydraConfig.get().overrides.task:
         name, _, value = word.partition("=")
         group = name.lstrip("+~")
-        if word == OVERRIDE or group == "resume":
+        if word == OVERRIDE or group in ("resume", "replay"):
             continue
         if group == EXPERIMENT or (is_section(type_of(schema, group)) and not value.startswith("{")):
             choices[group] = value

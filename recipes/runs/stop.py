@@ -32,14 +32,15 @@ class Terminated(BaseException):
 
 
 def leave(message: str, code: int = TERMINATED) -> NoReturn:
-    """Say how the run goes on and end the process at once, with all that its rewards have started.
+    """Say how the run goes on and end the process at once, with all that rewards and fleets have started.
 
     What hangs, such as a reward, must not hold it; nor what libraries tidy up, which takes vLLM many seconds.
     """
     if os.environ.get("RANK", "0") == "0":
         print(f"evolpo: {message}", file=sys.stderr)
-    if ending := sys.modules.get("evolpo.rewards.ending"):  # Else nothing was started, and rewards take long to load.
-        ending.end_all()
+    for name in ("evolpo.rewards.ending", "evolpo.rollout.engine_actor"):
+        if ending := sys.modules.get(name):  # Else nothing was started, and they take long to load.
+            ending.end_all()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

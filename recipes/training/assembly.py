@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evolpo.model import model_folder
 from evolpo.model.lora import check_targets
@@ -19,11 +19,13 @@ from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
+from evolpo.recipes.runs.fleet import NoEngine
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.parallel import check_model
 from evolpo.recipes.runs.resume import resume_point
 from evolpo.recipes.runs.stop import Stop
+from evolpo.recipes.training.ahead import Ahead, key
 from evolpo.recipes.training.parts import Parts
 from evolpo.recipes.training.sync import adapter_rank, sync
 from evolpo.rewards.stack import RewardStack
@@ -36,8 +38,11 @@ from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
+from evolpo.rollout.engine_actor import check_address
+from evolpo.rollout.fleet import Fleet
 from evolpo.rollout.prompts import Problem, PromptStream, encode_problems, split_heldout
 from evolpo.rollout.sources import Note
+from evolpo.rollout.staleness import Bound
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,21 @@ def assemble(
     field = "data.heldout" if config.data.heldout else "data.train, held out"
     encoded = encode_problems(heldout_problems, trainer.tokenizer, config.data, progress.note, field)
     progress.note(f"{len(stream)} prompts to train on, {len(encoded)} held out")
+    if config.replay:
+        engine = NoEngine()
     if engine is None:
         trainer.rest()
         promised = trainer.promised_bytes()
         rank, how = adapter_rank(config.model.adapters, config.rollout.lora_sync, trainer.policy.model)
         progress.note(f"starting vLLM; {how}")
-        precision = config.trainer.precision
-        engine = start_engine(place.model, config.data, config.rollout, precision, config.seed, promised, rank)
+        engine = _engine(config, place, promised, rank, progress.note)
+        if isinstance(engine, Fleet):
+            stack.callback(engine.close)
     engine.asked = stop.together
     sync(engine, trainer, version=place.start)
+    ahead = _ahead(config, engine, rewards, stream, place) if isinstance(engine, Fleet) else None
+    if ahead is not None:
+        stack.callback(ahead.drop)  # a fleet of several runs goes on with the next one
     resumed = place.start if place.checkpoint else None
     writer = stack.enter_context(MetricsWriter(place.run, config.logger, resumed)) if trainer.rank == 0 else None
     stop.begin()
@@ -125,7 +136,7 @@ def assemble(
         start=place.start,
         stream=stream,
         curriculum=curriculum,
-        heldout=[prompt for _, prompt in encoded],
+        heldout=[] if config.replay else [prompt for _, prompt in encoded],
         rewards=rewards,
         trainer=trainer,
         engine=engine,
@@ -135,8 +146,28 @@ def assemble(
         table=SampleTable(place.run, resumed),
         began=began,
         stop=stop,
+        ahead=ahead,
         pending=place.state.get("pending"),
     )
+
+
+def _engine(config: TrainConfig, place: Place, promised: int, adapter_rank: int, note: Note) -> RolloutEngine:
+    """This rank's engine, or on rank 0 the fleet of all ranks."""
+    if config.rollout.fleet.engines and place.rank:
+        return NoEngine(bool(adapter_rank))
+    precision = config.trainer.precision
+    return start_engine(place.model, config.data, config.rollout, precision, config.seed, promised, adapter_rank, note)
+
+
+def _ahead(config: TrainConfig, engine: Fleet, rewards: RewardStack, stream: PromptStream, place: Place) -> Ahead:
+    """The groups on their way; of a run that goes on, those that were on their way are asked for anew."""
+    fleet = config.rollout.fleet
+    ahead = Ahead(engine, rewards, config.seed, config.prompts_per_step, fleet.max_staleness, cast(Bound, fleet.bound))
+    if "ahead" in place.state:
+        prompts = {key(prompt): prompt for prompt in stream.prompts}
+        sampling = config.rollout.sampling(config.responses_per_prompt)
+        ahead.load_state_dict(place.state["ahead"], prompts, place.start, sampling)
+    return ahead
 
 
 def _data_and_rewards(
@@ -159,6 +190,8 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     """Join the ranks, find or make the run's folder, keep others out, and read what a resumed run goes on from."""
     rank, world = init_distributed()
     config.check_ranks(world)
+    if config.rollout.fleet.address:
+        check_address(config.rollout.fleet.address)
     checkpoint: Path | None = None
     if config.resume:
         run, checkpoint = resume_point(config.resume)

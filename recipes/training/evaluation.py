@@ -30,6 +30,8 @@ def evaluate_heldout(parts: Parts, step: int) -> dict[str, float]:
     parts.progress.phase("evaluating")
     sampling = evaluation_sampling(config.evaluation, config.rollout.max_response_tokens, config.rollout.temperature)
     share = parts.heldout[trainer.rank :: trainer.world]
+    if config.rollout.fleet.engines:
+        share = [] if trainer.rank else parts.heldout  # rank 0 has the fleet
     seed = draw_seed(config.seed, step, 1 << 20, trainer.rank)
 
     def work() -> list[Judged]:

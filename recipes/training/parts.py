@@ -11,6 +11,7 @@ from typing import Any
 
 from evolpo.recipes.config import TrainConfig
 from evolpo.recipes.runs.stop import Stop, Terminated, leave
+from evolpo.recipes.training.ahead import Ahead
 from evolpo.rewards.stack import RewardStack
 from evolpo.rl.curriculum import Curriculum
 from evolpo.rl.data import Prompt
@@ -45,6 +46,8 @@ class Parts:
     """Unix time at which the run began, less the time it lay interrupted."""
     stop: Stop
     """Hears SIGTERM."""
+    ahead: Ahead | None = None
+    """Groups on their way, of rank 0 of a run with a fleet."""
     pending: dict[str, float] | None = None
     """Metrics of a finished step that waits for its evaluation; None if there is none."""
     done: int = field(init=False)
@@ -62,6 +65,8 @@ class Parts:
         """Note that the weights are now those after a step, whose metrics may still lack an evaluation."""
         self.done, self.pending = step, metrics
         self.place = {"prompts": self.stream.state_dict(), "curriculum": self.curriculum.state_dict()}
+        if self.ahead is not None:
+            self.place["ahead"] = self.ahead.state_dict()
 
 
 def log(parts: Parts, step: int, metrics: dict[str, float]) -> None:

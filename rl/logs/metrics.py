@@ -36,6 +36,8 @@ class LoggerConfig:
     """W&B project the run appears in."""
     samples_per_step: int = 4
     """Responses kept in `samples.parquet` at every step; 0 keeps none."""
+    record: bool = False
+    """Keep the scored groups of every step in the `batches` folder of the run, for `replay`."""
     progress: bool = True
     """Show progress on stderr: a live display on a terminal, one line a step elsewhere."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from evolpo.rl.training.determinism import keep_order_of_sums
+
+Value = TypeVar("Value")
 
 
 def init_distributed() -> tuple[int, int]:
@@ -36,7 +38,7 @@ def init_distributed() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def from_rank_0(value: str) -> str:
+def from_rank_0(value: Value) -> Value:
     """The value that rank 0 gives, on every rank; a process that is no rank has its own."""
     if not torch.distributed.is_initialized():
         return value
