@@ -176,6 +176,13 @@ COMMANDS: Mapping[str, Command] = {
         summary="the same by lengths and groups",
         example="evolpo bench scale",
     ),
+    "bench fleet": Command(
+        config="bench_fleet",
+        schema="evolpo.recipes.bench.fleet:BenchFleetConfig",
+        main="evolpo.recipes.bench.fleet:main",
+        summary="what sampling beside training brings, and what the death of an engine costs",
+        example="evolpo bench fleet",
+    ),
     "bench losses": Command(
         config="bench_losses",
         schema="evolpo.recipes.bench.losses:BenchLossesConfig",
