@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 FOLDER = "evolpo-ray-"
 """Begin of the names of the folders that a cluster on this machine works in; the rest is the process that began it."""
+TOKEN = secrets.token_hex(32)
+"""Whoever starts or joins a cluster of this process must know it; Ray reads a process's token only once."""
 HEALTH = {
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 500,
@@ -305,7 +308,7 @@ class Cluster:
         self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir="/tmp"))  # sockets want short paths
         token = self._folder / "token"
         token.touch(0o600)
-        token.write_text(os.urandom(32).hex())
+        token.write_text(TOKEN)
         os.environ |= {
             "RAY_TMPDIR": str(self._folder),
             "RAY_worker_niceness": "0",  # an engine matters as much as the trainer
