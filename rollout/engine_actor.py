@@ -315,8 +315,9 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
         }
-        import ray
+        import ray  # which reads the environment
 
+        keep_stdout()
         with last_cards(cards):
             ray.init(
                 address="local",
@@ -334,6 +335,7 @@ class Cluster:
         check_address(address)
         import ray
 
+        keep_stdout()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -370,6 +372,12 @@ class Cluster:
         found = ray.cluster_resources()
         return int(found.get("CPU", 0)), float(found.get("GPU", 0))
 
+    def hosts(self) -> int:
+        """How many machines, or parts of one, are in the cluster now."""
+        import ray
+
+        return sum(bool(node["Alive"]) for node in ray.nodes())
+
     def put(self, bucket: Bucket) -> Any:
         """Lay a bucket where engines find it; it stays as long as the reference that comes back."""
         import ray
@@ -403,6 +411,13 @@ class Cluster:
                 if str(self._folder) in words or "ray::" in words:
                     process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def keep_stdout() -> None:
+    """Keep Ray's reports of dead processes off the standard output, where results stand; the fleet says it."""
+    from ray._private import worker
+
+    worker.listen_error_messages = lambda *_: None
 
 
 @contextmanager

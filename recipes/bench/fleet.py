@@ -308,13 +308,19 @@ def print_report(report: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    names = ("trained_tokens_per_s", "engines_busy", "trainer_busy", "staleness_mean", "staleness_max")
-    table = Table("tail", "bound", "staleness", "times", *names, title=report["processor"])
+    columns = {
+        "trained/s": "trained_tokens_per_s",
+        "engines": "engines_busy",
+        "trainer": "trainer_busy",
+        "age": "staleness_mean",
+        "oldest": "staleness_max",
+    }
+    table = Table("tail", "bound", "eta", "times", *columns, title=report["processor"])
     for cell in report["cells"]:
         key = f"{cell['staleness']}{' soft' if cell['bound'] == 'soft' else ''}"
         times = report["speedup"][str(cell["tail"])][key]
         shown = [f"{cell['tail']:g}", cell["bound"], str(cell["staleness"]), f"{times:.2f}"]
-        table.add_row(*shown, *(f"{cell[name]:.3g}" for name in names))
+        table.add_row(*shown, *(f"{cell[name]:.3g}" for name in columns.values()))
     console.print(table)
     figures = ("noticed_s", "resumed", "kept_tokens", "back_s", "lost", "duplicates")
     table = Table("failure", *figures)

@@ -47,7 +47,7 @@ class BenchLoraConfig:
     """Seeds of the runs of either kind."""
     rank: int = 16
     """Rank of the adapters."""
-    rates: list[float] = field(default_factory=lambda: [1e-4, 2e-4, 4e-4])
+    rates: list[float] = field(default_factory=lambda: [1e-4, 2e-4, 4e-4, 8e-4])
     """Learning rates of adapters to try; the best is taken. One: no search."""
     search_seed: int = 100
     """Seed of the search, which is none of `seeds`."""

@@ -76,7 +76,7 @@ def notes() -> list[str]:
 @pytest.fixture(scope="module")
 def shared(served_model_path: str, notes: list[str]) -> Iterator[Fleet]:
     config = RolloutConfig(kv_cache_gb=0.25, fleet=FleetConfig(engines=2, stall_s=STALL_S))
-    settings = EngineSettings(served_model_path, config, "fp32", 256, 0, 1 << 20, 0, "recompute")
+    settings = EngineSettings(served_model_path, config, "fp32", 256, 0, 1 << 20, 0)
     fleet = Fleet(settings, config.fleet, load_tokenizer(served_model_path), 1, 0.0, notes.append)
     yield fleet
     fleet.close()
