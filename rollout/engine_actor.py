@@ -36,6 +36,15 @@ FOLDER = "evolpo-ray-"
 """Begin of the names of the folders that a cluster on this machine works in; the rest is the process that began it."""
 TOKEN = secrets.token_hex(32)
 """Whoever starts or joins a cluster of this process must know it; Ray reads a process's token only once."""
+VARIABLES = (
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "RAY_TMPDIR",
+    "RAY_worker_niceness",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN_PATH",
+)
+"""Environment variables that are as before when a cluster is closed. RAY_ENABLE_AUTO_CONNECT stays 0: any late call of
+Ray would start another cluster, for all to reach."""
 HEALTH = {
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 500,
@@ -291,6 +300,7 @@ class Cluster:
         self._folder: Path | None = None
         _open.append(self)
         self._own = not address
+        self._environment = {name: os.environ.get(name) for name in VARIABLES}
         os.environ |= {
             "RAY_ENABLE_AUTO_CONNECT": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 becomes an address that others reach
@@ -396,6 +406,11 @@ class Cluster:
         import ray
 
         ray.shutdown()
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if self in _open:
             _open.remove(self)
         if self._folder is not None:

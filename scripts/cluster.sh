@@ -39,12 +39,14 @@ done
 token=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 folder=$(mktemp -d /tmp/evolpo-cluster-XXXXXX)
 settings="RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token RAY_TMPDIR=$folder RAY_ENABLE_AUTO_CONNECT=0"
-settings+=" RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0"
+settings+=" RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1"
 started=()
 end() {
     trap - EXIT INT TERM
+    local mark="'[/]tmp/${folder#/tmp/}/'" # which does not find the shell that looks for it
     for host in "${hosts[@]}"; do
-        on "$host" "pkill -f '[/]tmp/${folder#/tmp/}/'; rm -rf $folder" </dev/null >/dev/null 2>&1 || true
+        on "$host" "cd $folder && kill \$(cat pid); cd /; for i in \$(seq 50); do pkill -f $mark || break; sleep 0.2; done
+            pkill -9 -f $mark; rm -rf $folder" </dev/null >/dev/null 2>&1 || true
     done
     kill "${started[@]}" 2>/dev/null || true
 }
@@ -53,7 +55,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 node() { # place, options of `ray start`...
     local start="$(dirname "$PYTHON")/ray start --block --node-ip-address=${addresses[$1]} ${*:2}"
-    on "${hosts[$1]}" "umask 077; mkdir -p $folder && cat >$folder/token && exec env $settings $start" \
+    on "${hosts[$1]}" "umask 077; mkdir -p $folder && cat >$folder/token && echo \$\$ >$folder/pid && exec env $settings $start" \
         <<<"$token" >"$folder/ray-$1.log" 2>&1 &
     started+=($!)
 }

@@ -118,7 +118,7 @@ host=$1
 shift
 own=
 [ "$host" = {first} ] || for shared in /tmp/evolpo-cluster-*/; do
-    [ -d "$shared" ] && mkdir -p {folder}/ray-$host && own="mount --bind {folder}/ray-$host $shared && "
+    [ -d "$shared" ] && mkdir -p {folder}/ray-$host && own="mount --bind {folder}/ray-$host ${shared%/} && "
 done
 exec ip netns exec "$host" unshare -m bash -c "$own$*"
 """
