@@ -123,6 +123,7 @@ class Fleet:
         self.counts = FleetCounts()
         self.version = 0
         self.takes_adapters = bool(settings.adapter_rank)
+        self.asked: Callable[[], bool] = lambda: False  # nobody shares it
         store = 2 * settings.weight_bytes + (256 << 20)
         self.cluster = Cluster(config.address, config.engines, store, math.ceil(config.engines * gpus))
         self.places = [Place() for _ in range(config.engines)]

@@ -255,9 +255,12 @@ class VllmEngine:
             self.tokenizer, (generation.get("eos_token_id"), getattr(model_config.hf_config, "eos_token_id", None))
         )
         self.version, self._has_adapter = 0, False
-        self.seats = int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
-        """Responses that are sampled at once."""
         self.in_flight = in_flight
+
+    @property
+    def seats(self) -> int:
+        """Responses that are sampled at once."""
+        return int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None

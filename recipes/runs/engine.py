@@ -44,7 +44,7 @@ def start_engine(
         note: gets a line when an engine of a fleet dies or joins.
 
     Raises:
-        InputError: the ranks, or the model, cannot be divided as `rollout.tensor_parallel` says, or a fleet cannot be had.
+        InputError: the ranks, or the model, cannot be divided as `rollout.tensor_parallel` says, or there is no fleet.
     """
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     check_ranks(rollout.tensor_parallel, ranks)

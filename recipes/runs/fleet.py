@@ -104,6 +104,7 @@ class NoEngine:
 
     def __init__(self, takes_adapters: bool = False) -> None:
         self.version, self.takes_adapters = 0, takes_adapters
+        self.asked: Callable[[], bool] = lambda: False
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, done: Callable[[Group], None] | None = None

@@ -107,7 +107,7 @@ class Recorder:
     def apply_model(self, function: object) -> None:
         self._call("apply")
 
-    def reset_prefix_cache(self) -> bool:
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> bool:
         self._call("reset")
         return self.resets
 
