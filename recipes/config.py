@@ -126,11 +126,14 @@ class TrainConfig:
         """What is allowed and probably not meant, one sentence each."""
         cut = {"rollout.top_p": self.rollout.top_p < 1, "rollout.top_k": self.rollout.top_k > 0}
         names = [name for name, cuts in cut.items() if cuts]
-        return [
+        found = [
             f"{name}: cuts the distribution that is sampled from, while the whole one is trained; log-probabilities of "
             f"engine and trainer will differ. Sample from all of it, or weigh by algorithm.correction=tis"
             for name in names
-        ] + adapter_warnings(self.model, self.trainer)
+        ]
+        if self.trainer.deterministic and self.rollout.top_p < 1:
+            found.append("rollout.top_p: below 1 a GPU sums in an order of its own, trainer.deterministic or not")
+        return found + adapter_warnings(self.model, self.trainer)
 
     def describe_batch(self, world: int) -> str:
         """The three batch sizes and how they belong together, in one line."""

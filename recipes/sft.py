@@ -41,6 +41,7 @@ from evolpo.rl.logs.progress import Progress
 from evolpo.rl.losses import Reduction, reduce_tokens
 from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.determinism import fix_order_on_gpu
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.data.chat import message_text, reach_of, text_tokens, two_messages
 from evolpo.rollout.data.problem import normalise
@@ -86,6 +87,7 @@ def main(config: SftConfig) -> None:
 
 def sft(config: SftConfig) -> Path:
     """Run `evolpo sft` and return the folder of the model; every rank calls it."""
+    fix_order_on_gpu(config.trainer.deterministic)
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())
         progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))

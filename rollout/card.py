@@ -60,7 +60,8 @@ class EngineStream:
     """vLLM changes the stream of its thread for good, to capture graphs; the trainer's work must stay on its own.
 
     Each call of the engine runs on the stream that vLLM left there, after what was begun before it, and what follows
-    runs on the stream from before, after the call.
+    runs on the stream from before, after the call. Where the trainer lets PyTorch refuse kernels that add in no fixed
+    order, the engine's calls are only warned: vLLM has kernels of its own for what must be in order.
     """
 
     def __init__(self) -> None:
@@ -72,6 +73,9 @@ class EngineStream:
         if not torch.cuda.is_available():
             yield
             return
+        strict = torch.get_deterministic_debug_mode() == 2
+        if strict:
+            torch.use_deterministic_algorithms(True, warn_only=True)
         outside = torch.cuda.current_stream()
         if self._own is not None and self._own != outside:
             self._own.wait_stream(outside)
@@ -84,3 +88,5 @@ class EngineStream:
                 self._own = inside
                 outside.wait_stream(inside)
                 torch.cuda.set_stream(outside)
+            if strict:
+                torch.use_deterministic_algorithms(True)

@@ -54,3 +54,20 @@ def write_tiny_model(folder: Path, seed: int = 0, **changes: object) -> None:
     }
     config = LlamaConfig(**fields | changes)
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def write_tiny_ling(folder: Path, layers: int) -> None:
+    """Write a random Ling 2.0 model of so many layers, hidden size 32, eight experts in four groups."""
+    import torch
+
+    from evolpo.model.config import preset
+    from evolpo.model.ling import BailingMoeV2ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 16}
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
+    torch.manual_seed(0)
+    config = preset(
+        "ling_nano", vocab_size=VOCABULARY, num_hidden_layers=layers, initializer_range=0.2, **sizes, **experts
+    )
+    BailingMoeV2ForCausalLM(config).save_pretrained(folder)
+    write_tiny_tokenizer(folder)

@@ -208,10 +208,12 @@ def work(config: CompareConfig) -> None:
 def _engine(run: PlannedRun) -> RolloutEngine:
     from evolpo.model import model_folder
     from evolpo.recipes.runs.engine import start_engine
+    from evolpo.rl.training.determinism import fix_order_on_gpu
     from evolpo.rl.training.distributed import init_distributed
 
-    init_distributed()
     config = run.config
+    fix_order_on_gpu(config.trainer.deterministic)
+    init_distributed()
     return start_engine(model_folder(config.model), config.data, config.rollout, config.trainer.precision, config.seed)
 
 

@@ -36,6 +36,7 @@ from evolpo.rl.logs.progress import Progress
 from evolpo.rl.logs.samples import SampleTable
 from evolpo.rl.saving import Saver
 from evolpo.rl.trainer import Trainer
+from evolpo.rl.training.determinism import fix_order_on_gpu
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
 from evolpo.rollout.engine_actor import check_address
@@ -84,6 +85,7 @@ def assemble(
         stop: hears SIGTERM.
     """
     began = time.time()
+    fix_order_on_gpu(config.trainer.deterministic)
     progress = stack.enter_context(Progress(config.steps, config.logger, int(os.environ.get("RANK", "0"))))
     problems, heldout_problems, rewards = _data_and_rewards(config, stack, progress.note)
     place = _take_place(config, stack, run, stop, progress.note)

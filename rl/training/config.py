@@ -9,6 +9,7 @@ import torch
 from evolpo import InputError
 from evolpo.model import resolve_precision
 from evolpo.rl.schedule import SCHEDULES
+from evolpo.rl.training.determinism import check_device
 
 OFFLOADS = ("none", "rollout", "always")
 """Where optimizer states may be."""
@@ -46,6 +47,8 @@ class TrainerConfig:
     """Recompute activations in the backward pass: less memory, a third more time; null: on GPUs."""
     offload: str = "none"
     """Optimizer states in the CPU's memory: none, rollout (while the engine samples), always."""
+    deterministic: bool = False
+    """On GPUs too one seed gives the same bits: slower kernels in trainer and engine. On CPUs it does anyway."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always saved."""
     save_background: bool = False
@@ -75,6 +78,8 @@ class TrainerConfig:
             raise InputError(
                 f"trainer.fp8: {torch.cuda.get_device_name()} is no Hopper GPU, which it is made for; false"
             )
+        if self.deterministic:
+            check_device(self.fp8)
         if self.expert_parallel > 1 and (self.zero_stage not in (1, 2) or self.fp8):
             raise InputError("trainer.expert_parallel: above 1 it needs trainer.zero_stage 1 or 2 and fp8=false")
         if self.expert_parallel < 1:

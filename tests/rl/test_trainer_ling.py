@@ -3,10 +3,9 @@
 import pytest
 import torch
 from launching import launch
-from tiny_models import VOCABULARY, write_tiny_tokenizer
+from tiny_models import write_tiny_ling
 from trainer_worker import GROUPS
 
-from evolpo.model.config import preset
 from evolpo.model.ling import BailingMoeV2ForCausalLM
 from evolpo.model.weights import is_mtp
 
@@ -18,14 +17,7 @@ EVERYTHING, HALVES = [list(range(GROUPS))], [[0, 1], [2, 3]]
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ling")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "head_dim": 16}
-    experts = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
-    torch.manual_seed(0)
-    config = preset(
-        "ling_nano", vocab_size=VOCABULARY, num_hidden_layers=LAYERS, initializer_range=0.2, **sizes, **experts
-    )
-    BailingMoeV2ForCausalLM(config).save_pretrained(folder)
-    write_tiny_tokenizer(folder)
+    write_tiny_ling(folder, LAYERS)
     return str(folder)
 
 

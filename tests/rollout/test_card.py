@@ -209,3 +209,17 @@ def test_without_a_gpu_there_is_nothing_to_order() -> None:
     with EngineStream().entered():
         pass
     assert card.BESIDE == 4 * GIB
+
+
+def test_the_engine_is_warned_where_the_trainer_is_refused(fake: Recorder) -> None:
+    modes: list[int] = []
+    fake.apply_model = lambda function: modes.append(torch.get_deterministic_debug_mode())  # type: ignore[method-assign]
+    engine = VllmEngine("m", RolloutConfig(), "bf16", 256)
+    try:
+        for mode in (0, 1, 2):
+            torch.set_deterministic_debug_mode(mode)
+            engine.update_weights([], version=1)
+            assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(0)
+    assert modes == [0, 0, 1, 1, 1, 1]
