@@ -1,8 +1,9 @@
-"""Log-probabilities of response tokens: the LM head runs on them alone, in chunks, and never keeps its logits.
+"""Log-probabilities of response tokens: the LM head runs on them alone, in chunks, and never holds all its logits.
 
 With N response tokens, hidden size H and vocabulary V the logits would be [N, V]. Here a chunk of them lives at a time,
-in the forward pass and again in the backward pass, so that peak memory is chunk x V, whatever N is. Products are those
-of a chunk. What is done to logits in fp32 is done to strips of it, which need little memory and stay in a CPU's caches.
+in the forward pass and again in the backward pass, so that peak memory is chunk x V, whatever N is. The last chunk
+lives on from one to the other, as what its gradient needs; with few tokens it is the only one. Products are those of a
+chunk. What is done to logits in fp32 is done to strips of it, which need little memory and stay in a CPU's caches.
 """
 
 from __future__ import annotations
@@ -49,55 +50,78 @@ class _ChunkedLogprobs(torch.autograd.Function):
         size = len(targets)
         logprobs = torch.empty(size, dtype=torch.float32, device=hidden.device)
         entropy = logprobs.new_empty(-(-size // entropy_every) if entropy_every else 0)
-        logsumexp = torch.empty_like(logprobs)
+        logsumexp = logprobs.new_empty(size, 1)
+        last = None
         for start in range(0, size, chunk):
             products = nn.functional.linear(hidden[start : start + chunk], weight, bias)  # [chunk, V]
+            last = products if start + chunk >= size and any(ctx.needs_input_grad) else None
             for own, part in _strips(products, start):
-                logits = rule.apply_(products[own].float())  # [strip, V]
-                if temperature != 1.0:
-                    logits /= temperature
-                logsumexp[part] = logits.logsumexp(dim=1)
-                logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logsumexp[part]
+                logits, slope = _logits(products[own], rule, temperature)
+                chosen = logits.gather(1, targets[part, None])
+                asked = slice(-part.start % entropy_every, None, entropy_every) if entropy_every else slice(0)
+                some = logits[asked].clone()
+                highest = logits.amax(dim=1, keepdim=True)
+                total = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+                torch.add(highest, total.log(), out=logsumexp[part])
+                logprobs[part] = (chosen - logsumexp[part]).squeeze(1)
                 if entropy_every:
                     first = -(-part.start // entropy_every)  # of the tokens that are asked, the first in this strip
-                    asked = slice(first * entropy_every - part.start, None, entropy_every)
-                    logs = logits[asked] - logsumexp[part][asked, None]
-                    entropy[first : first + len(logs)] = -torch.linalg.vecdot(logs.exp(), logs)
+                    parts = torch.linalg.vecdot(logits[asked], some - logsumexp[part][asked])
+                    entropy[first : first + len(some)] = -parts / total[asked, 0]
+                if last is not None:
+                    last[own] = _slopes_(logits.div_(total), targets[part], slope)
         ctx.save_for_backward(hidden, weight, bias, targets, logsumexp)
-        ctx.temperature, ctx.chunk, ctx.rule = temperature, chunk, rule
+        ctx.temperature, ctx.chunk, ctx.rule, ctx.last = temperature, chunk, rule, last
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, logsumexp = ctx.saved_tensors
-        rule: LogitRule = ctx.rule
         grad_hidden = torch.empty_like(hidden)
         # In a sum of many chunks small parts would vanish in bf16.
         wide = torch.float32 if len(targets) > ctx.chunk else weight.dtype
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        scaled = grads[0] / ctx.temperature  # [N]
-        for start in range(0, len(targets), ctx.chunk):
+        scaled = (grads[0] / -ctx.temperature)[:, None]  # [N, 1]
+        for start in reversed(range(0, len(targets), ctx.chunk)):
             rows = slice(start, start + ctx.chunk)
-            grad = nn.functional.linear(hidden[rows], weight, bias)  # [chunk, V]: products, then their gradient
-            for own, part in _strips(grad, start):
-                logits = rule.apply_(grad[own].float())  # [strip, V]
-                slope = rule.slope(logits)
-                if ctx.temperature != 1.0:
-                    logits /= ctx.temperature
-                logits.sub_(logsumexp[part, None]).exp_().mul_(-scaled[part, None])
-                logits.scatter_add_(1, targets[part, None], scaled[part, None])
-                if rule != PLAIN:
-                    logits *= slope
-                grad[own] = logits
-            torch.matmul(grad, weight, out=grad_hidden[rows])
+            slopes, ctx.last = ctx.last, None
+            if slopes is None:
+                slopes = nn.functional.linear(hidden[rows], weight, bias)
+                for own, part in _strips(slopes, start):
+                    logits, slope = _logits(slopes[own], ctx.rule, ctx.temperature)
+                    slopes[own] = _slopes_(logits.sub_(logsumexp[part]).exp_(), targets[part], slope)
+            # What the loss asks of a token is a factor of its row: put on the narrow side of both products.
+            torch.matmul(slopes, weight, out=grad_hidden[rows])
+            grad_hidden[rows] *= scaled[rows]
             if grad_weight is not None:
-                _add_product(grad_weight, grad, hidden[rows])
+                _add_product(grad_weight, slopes, (hidden[rows] * scaled[rows]).to(hidden.dtype))
             if grad_bias is not None:
-                grad_bias += grad.sum(dim=0)
+                grad_bias += scaled[rows, 0].to(slopes.dtype) @ slopes
         grad_weight = grad_weight if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+
+
+def _logits(products: Tensor, rule: LogitRule, temperature: float) -> tuple[Tensor, Tensor | float]:
+    """Logits [strip, V] in fp32 of products, which they may overwrite, and the derivative of the rule between them."""
+    logits = rule.apply_(products.float())
+    slope = rule.slope(logits)
+    if temperature != 1.0:
+        logits /= temperature
+    return logits, slope
+
+
+def _slopes_(shares: Tensor, targets: Tensor, slope: Tensor | float) -> Tensor:
+    """Derivative by the products of minus the targets' log-probabilities, times the temperature.
+
+    Args:
+        shares: [strip, V] softmax of the logits; overwritten.
+        targets: [strip].
+        slope: derivative of the logits by the products.
+    """
+    shares.scatter_add_(1, targets[:, None], shares.new_full((len(shares), 1), -1.0))
+    return shares if isinstance(slope, float) and slope == 1.0 else shares.mul_(slope)
 
 
 def _strips(products: Tensor, start: int) -> Iterator[tuple[slice, slice]]:

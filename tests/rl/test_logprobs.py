@@ -129,7 +129,7 @@ def saved_bytes(function):
     return sum(storages.values())
 
 
-def test_nothing_of_the_size_of_the_logits_is_kept():
+def test_autograd_keeps_nothing_of_the_size_of_the_logits():
     tokens, hidden_size, vocabulary = 256, 8, 4096
     hidden, weight, targets, _ = random_case(tokens=tokens, hidden=hidden_size, vocabulary=vocabulary)
     hidden.requires_grad_()
@@ -165,6 +165,36 @@ def test_no_tensor_of_the_size_of_the_logits_ever_exists():
             chunked_logprobs(hidden, weight, targets, chunk=16, entropy_every=1)[0].sum().backward()
         largest.append(mode.elements)
     assert largest == [16 * 4096, 16 * 4096]
+
+
+class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_the_logits_of_the_last_chunk_are_computed_once(chunks):
+    hidden, weight, targets, _ = random_case(tokens=40)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    with Products() as mode:
+        chunked_logprobs(hidden, weight, targets, chunk=40 // chunks)[0].sum().backward()
+    assert mode.count == 4 * chunks - 1
+
+
+@pytest.mark.parametrize("chunk", [7, 23])
+def test_a_second_backward_pass_gives_the_same_gradients(chunk):
+    hidden, weight, targets, upstream = random_case()
+    inputs = hidden.requires_grad_(), weight.requires_grad_()
+    loss = (chunked_logprobs(*inputs, targets, 0.7, chunk)[0] * upstream).sum()
+    first = torch.autograd.grad(loss, inputs, retain_graph=True)
+    for once, again in zip(first, torch.autograd.grad(loss, inputs), strict=True):
+        torch.testing.assert_close(once, again, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, CHUNK), (torch.bfloat16, 2 * CHUNK)])
