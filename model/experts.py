@@ -106,6 +106,11 @@ def plan(chosen: Tensor, experts: int) -> Plan:
     return Plan(order[wanted.minimum(last)], rows, wanted > last, filled.cumsum(0).to(torch.int32))
 
 
+def _sums(rows: Tensor, places: Tensor, used: int) -> Tensor:
+    """[N, H] sums of the rows [R, H] at every `used` of the places [N * used], without a copy of them in between."""
+    return nn.functional.embedding_bag(places.view(-1, used), rows, mode="sum")
+
+
 class _Dispatch(torch.autograd.Function):
     """[N, H] -> [R, H], a copy of each token for each of its experts, sorted by expert."""
 
@@ -117,8 +122,7 @@ class _Dispatch(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        rows = grads[0].index_select(0, ctx.rows)
-        return rows.view(-1, ctx.used, rows.shape[1]).sum(dim=1), None
+        return _sums(grads[0], ctx.rows, ctx.used), None
 
 
 class _Combine(torch.autograd.Function):
@@ -127,7 +131,7 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: Plan, used: int) -> Tensor:
         ctx.slots, ctx.used = plan.slots, used
-        return rows.index_select(0, plan.rows).view(-1, used, rows.shape[1]).sum(dim=1)
+        return _sums(rows, plan.rows, used)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
