@@ -43,10 +43,9 @@ settings+=" RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_ENABLE_WINDOWS_O
 started=()
 end() {
     trap - EXIT INT TERM
-    local mark="'[/]tmp/${folder#/tmp/}/'" # which does not find the shell that looks for it
-    for host in "${hosts[@]}"; do
-        on "$host" "cd $folder && kill \$(cat pid); cd /; for i in \$(seq 50); do pkill -f $mark || break; sleep 0.2; done
-            pkill -9 -f $mark; rm -rf $folder" </dev/null >/dev/null 2>&1 || true
+    local tree="tree() { for child in \$(pgrep -P \$1); do tree \$child; done; echo \$1; }"
+    for ((place = ${#hosts[@]} - 1; place >= 0; place--)); do # the first one, which the others speak to, last
+        on "${hosts[place]}" "$tree; kill -9 \$(tree \$(cat $folder/pid)); rm -rf $folder" </dev/null >/dev/null 2>&1 || true
     done
     kill "${started[@]}" 2>/dev/null || true
 }

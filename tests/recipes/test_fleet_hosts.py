@@ -187,7 +187,4 @@ def test_a_host_is_cut_off_and_comes_back(hosts: None, tmp_path: Path, served_mo
     taken = [group.prompt.id for groups in batches for group in groups]
     assert len(set(taken)) == len(taken) == 2 * STEPS
     assert not list(Path("/tmp").glob("evolpo-cluster-*"))
-    end = time.monotonic() + 60
-    while any(pids(host) for host in HOSTS):  # actors notice that their machine's raylet is gone
-        assert time.monotonic() < end, [Path(f"/proc/{pid}/cmdline").read_text() for h in HOSTS for pid in pids(h)]
-        time.sleep(0.2)
+    assert [pids(host) for host in HOSTS[:2]] == [[], []]  # what was started by hand on the third is not the script's

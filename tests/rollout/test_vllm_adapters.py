@@ -1,9 +1,11 @@
 """An adapter alone in vLLM for real: log-probabilities are the trainer's before and after updates, both ways."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
+from served_family import lose_weights
 
 from evolpo import InputError
 from evolpo.model.lora import LoraConfig
@@ -69,6 +71,21 @@ def test_the_same_engine_takes_whole_weights(engine: VllmEngine, served_model_pa
     trainer.update(Batch(tuple(rows(engine, seed=2))), LOSSES["grpo"])
     engine.update_weights(trainer.named_weights(), version=1)
     assert worst_gap(engine, trainer, seed=2) < WORST
+
+
+def test_adapters_alone_do_not_bring_back_a_model_that_was_dropped(engine: VllmEngine, served_model_path: str) -> None:
+    """What sleep at level 2 would leave behind: hence level 1 beside adapters. Whole weights do bring it back."""
+    trainer = trainer_of(served_model_path, ["all-linear"])
+    engine.update_weights(trainer.named_weights(), version=0)
+    sync(engine, trainer, version=0)
+    sampled = rows(engine, seed=3)
+    engine.llm.apply_model(lose_weights)
+    sync(engine, trainer, version=1)
+    assert any(math.isnan(one) for row in rows(engine, seed=3) for one in row.rollout_logprobs)
+    engine.update_weights(trainer.named_weights(), version=2)
+    sync(engine, trainer, version=3)
+    assert rows(engine, seed=3) == sampled
+    assert worst_gap(engine, trainer, seed=3) < WORST
 
 
 def test_an_adapter_of_other_layers_is_refused(engine: VllmEngine) -> None:
