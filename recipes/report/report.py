@@ -27,6 +27,7 @@ from evolpo.recipes.drawing.charts import (
 )
 from evolpo.recipes.drawing.pages import render
 from evolpo.recipes.report.curriculum import curriculum_charts, curriculum_table
+from evolpo.recipes.report.fleet import fleet_charts
 from evolpo.recipes.report.model import model_charts
 from evolpo.recipes.report.samples import select_samples
 from evolpo.recipes.runs.folder import CONFIG, installed, read_config
@@ -212,6 +213,7 @@ def _sections(records: Sequence[Record], settings: Record) -> list[tuple[str, li
         "Learning": [draw(records, chart) for chart in (reward, accuracy, length)],
         "Curriculum": curriculum_charts(records, settings),
         "Policy": [draw(records, chart) for chart in POLICY],
+        "Fleet": fleet_charts(records),
         "Model": model_charts(records),
         "Optimiser": [draw(records, chart) for chart in OPTIMISER],
         "Time and memory": [_draw_phases(records), draw(records, speed), draw(records, memory)],
