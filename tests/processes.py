@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,27 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         arguments, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def tiny_run(model: str, name: str, *extra: str) -> list[str]:
+    """A training run of a few seconds with the reward `plugin:vowels`, which stands beside it; `extra` fields win."""
+    fields = [
+        f"name={name}",
+        f"model.path={model}",
+        "prompts_per_step=2",
+        "responses_per_prompt=4",
+        "data.train=[{kind: reasoning_gym, family: chain_sum, size: 40, difficulty: easy}]",
+        "data.heldout_size=6",
+        "data.max_prompt_tokens=200",
+        "rollout.kv_cache_gb=0.25",
+        "rewards.components=[{use: 'plugin:vowels'}]",
+        "trainer.learning_rate=0.01",
+        "trainer.precision=fp32",
+        "trainer.tokens_per_micro_batch=256",
+        "trainer.save_every=1",
+        "trainer.keep_checkpoints=0",
+    ]
+    return [sys.executable, "-m", "evolpo.recipes.cli", "train", *fields, *extra]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0, timeout: float = 240) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import finish, run_folder, start, timeless
+from processes import finish, run_folder, start, timeless, tiny_run
 
 from evolpo.recipes.training.record import read_batch
 from evolpo.rl.logs.metrics import read_metrics
@@ -34,27 +34,8 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def command(model: str, name: str, *extra: str) -> list[str]:
-    fields = [
-        f"name={name}",
-        f"model.path={model}",
-        f"steps={STEPS}",
-        "prompts_per_step=2",
-        "responses_per_prompt=4",
-        "data.train=[{kind: reasoning_gym, family: chain_sum, size: 40, difficulty: easy}]",
-        "data.heldout_size=6",
-        "data.max_prompt_tokens=200",
-        "rollout.max_response_tokens=24",
-        "rollout.kv_cache_gb=0.25",
-        "rollout.fleet.threads=1",
-        "rewards.components=[{use: 'plugin:vowels'}]",
-        "trainer.learning_rate=0.01",
-        "trainer.precision=fp32",
-        "trainer.tokens_per_micro_batch=256",
-        "trainer.save_every=1",
-        "trainer.keep_checkpoints=0",
-        "logger.samples_per_step=100",
-    ]
-    return [sys.executable, "-m", "evolpo.recipes.cli", "train", *fields, *extra]
+    fields = ("rollout.max_response_tokens=24", "rollout.fleet.threads=1", "logger.samples_per_step=100")
+    return tiny_run(model, name, f"steps={STEPS}", *fields, *extra)
 
 
 def test_a_fleet_of_one_without_staleness_trains_as_the_engine_in_the_process(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import finish, kill_while_saving, run_folder, start, timeless
+from processes import finish, kill_while_saving, run_folder, start, timeless, tiny_run
 from safetensors.torch import load_file
 
 from evolpo.rl.checkpoint import list_checkpoints
@@ -33,26 +33,9 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def command(model: str, name: str, *extra: str) -> list[str]:
-    fields = [
-        f"name={name}",
-        f"model.path={model}",
-        f"steps={STEPS}",
-        "prompts_per_step=2",
-        "responses_per_prompt=4",
-        "data.train=[{kind: reasoning_gym, family: chain_sum, size: 40, difficulty: easy}]",
-        "data.heldout_size=6",
-        "data.max_prompt_tokens=200",
-        "rollout.max_response_tokens=8",
-        "rollout.kv_cache_gb=0.25",
-        "rewards.components=[{use: 'plugin:vowels'}]",
-        "trainer.learning_rate=0.01",
-        "trainer.precision=fp32",
-        "trainer.tokens_per_micro_batch=256",
-        "trainer.save_every=1",
-        "trainer.keep_checkpoints=0",
-        "algorithm.optimizer_steps=2",
-    ]
-    return [sys.executable, "-m", "evolpo.recipes.cli", "train", *fields, *extra]
+    return tiny_run(
+        model, name, f"steps={STEPS}", "rollout.max_response_tokens=8", "algorithm.optimizer_steps=2", *extra
+    )
 
 
 @pytest.mark.timeout(600)
