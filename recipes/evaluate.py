@@ -18,7 +18,7 @@ from evolpo.recipes.runs.evaluation import (
     write_judged,
 )
 from evolpo.recipes.runs.fit import check_rewards
-from evolpo.recipes.runs.fleet import samplers
+from evolpo.recipes.runs.fleet import check_fleet, samplers
 from evolpo.recipes.runs.folder import new_run_folder, write_config
 from evolpo.recipes.runs.launch import launched
 from evolpo.recipes.runs.parallel import check_model, check_ranks
@@ -52,6 +52,7 @@ def evaluation_run(config: EvaluateConfig) -> str:
         check_ranks(config.rollout.tensor_parallel, ranks.world)
         check_model(config.rollout.tensor_parallel, path)
         check_model_memory(path, config.precision, False, ranks.world, engine_ranks=config.rollout.tensor_parallel)
+        check_fleet(path, config.rollout, config.precision)
         problems = load_heldout(config.data, config.seed, progress.note)
         rewards = RewardStack(config.rewards)
         check_component(config.evaluation, rewards.names)

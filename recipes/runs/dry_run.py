@@ -17,6 +17,7 @@ from evolpo.recipes.memory.check import check_training_memory
 from evolpo.recipes.runs.context import check_context, check_memory, check_model_memory, context_tokens
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
+from evolpo.recipes.runs.fleet import check_fleet, trainers
 from evolpo.recipes.runs.folder import writable_folder
 from evolpo.recipes.runs.launch import local_processes
 from evolpo.recipes.runs.parallel import check_model
@@ -34,13 +35,14 @@ def dry_run(config: TrainConfig) -> str:
     Raises:
         InputError: something does not fit; it names the source, the problem and the component.
     """
-    world = int(os.environ.get("WORLD_SIZE", local_processes(config.processes)))
+    world = int(os.environ.get("WORLD_SIZE", local_processes(trainers(config.processes, config.rollout.fleet))))
     config.check_ranks(world)
     writable_folder(config.output_dir)
     model = model_folder(config.model)
     check_context(model, config.data, config.rollout)
     check_model(config.rollout.tensor_parallel, model)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
+    check_fleet(model, config.rollout, config.trainer.precision)
     parts = config.rollout.tensor_parallel
     check_model_memory(model, config.trainer.precision, True, world, config.model.adapters is not None, parts)
     if config.model.adapters is not None:

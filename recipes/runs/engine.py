@@ -9,14 +9,13 @@ import torch
 
 from evolpo.model.stored import parameters
 from evolpo.recipes.runs.context import longest_tokens
+from evolpo.recipes.runs.fleet import WIDTHS, start_fleet
 from evolpo.recipes.runs.parallel import check_model, check_ranks
 from evolpo.rollout.engine import RolloutConfig, RolloutEngine
 from evolpo.rollout.prompts import DataConfig
 from evolpo.rollout.sources import Note
 
 logger = logging.getLogger(__name__)
-WIDTHS = {"bf16": 2, "fp32": 4}
-"""Bytes of a weight by precision."""
 
 
 def start_engine(
@@ -51,8 +50,6 @@ def start_engine(
     check_model(rollout.tensor_parallel, str(model))
     weights = parameters(Path(model)) * WIDTHS[precision] if Path(model).is_dir() else 0
     if rollout.fleet.engines:
-        from evolpo.recipes.runs.fleet import start_fleet
-
         return start_fleet(str(model), data, rollout, precision, seed, weights, adapter_rank, note)
     from evolpo.rollout.vllm_engine import VllmEngine
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from evolpo import InputError
 from evolpo.model import load_tokenizer
+from evolpo.model.stored import parameters
 from evolpo.recipes.runs.context import longest_tokens
 from evolpo.rl.data import Group, Prompt
 from evolpo.rollout.card import CPU_CACHE_GB, GIB
 from evolpo.rollout.engine import FleetConfig, RolloutConfig, Sampling
-from evolpo.rollout.engine_actor import EngineSettings
+from evolpo.rollout.engine_actor import EngineSettings, check_address
 from evolpo.rollout.fleet import Fleet
 from evolpo.rollout.prompts import DataConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+WIDTHS = {"bf16": 2, "fp32": 4}
+"""Bytes of a weight by precision."""
 PROCESS_BYTES = 600 << 20
 """What an engine's process takes beside weights and cache: measured, 0.6 GB with a model of a few million weights."""
 
@@ -49,13 +53,12 @@ def start_fleet(
         note: gets a line when an engine dies or joins.
 
     Raises:
-        InputError: it does not fit, or the cluster cannot be had.
+        InputError: it does not fit, the cluster cannot be had or has no room, or its machines differ.
     """
     import torch
 
+    check_fleet(model, rollout, precision)
     fleet, cards = rollout.fleet, torch.cuda.is_available()
-    if not fleet.address and not cards:
-        check_memory(rollout, weight_bytes)
     settings = EngineSettings(
         model, rollout, precision, longest_tokens(data, rollout), seed, weight_bytes, adapter_rank
     )
@@ -63,9 +66,24 @@ def start_fleet(
     return Fleet(settings, fleet, load_tokenizer(model), threads, fleet.gpus_per_engine if cards else 0.0, note)
 
 
-def check_memory(rollout: RolloutConfig, weight_bytes: int) -> None:
-    """Raise InputError unless the engines, and weights on their way to them, fit into the memory that is free."""
+def check_fleet(model: str, rollout: RolloutConfig, precision: str) -> None:
+    """Raise InputError unless the fleet can be had, if there is one: its cluster answers, or its engines fit here.
+
+    Of the memory of GPUs and of other machines nothing is known. Weights on their way to the engines count.
+
+    Args:
+        model: folder in Hugging Face layout, or hub name: of a model that is not on disk nothing is known.
+        rollout: memory, and the fleet.
+        precision: "bf16" or "fp32".
+    """
+    import torch
+
     count = rollout.fleet.engines
+    if rollout.fleet.address:
+        check_address(rollout.fleet.address)
+    if not count or rollout.fleet.address or torch.cuda.is_available() or not Path(model).is_dir():
+        return
+    weight_bytes = parameters(Path(model)) * WIDTHS[precision]
     each = weight_bytes + (rollout.kv_cache_gb or CPU_CACHE_GB) * GIB + PROCESS_BYTES
     free = psutil.virtual_memory().available
     if count * each + weight_bytes > free:

@@ -19,7 +19,7 @@ from evolpo.recipes.runs.damage import check_run
 from evolpo.recipes.runs.engine import start_engine
 from evolpo.recipes.runs.evaluation import check_component
 from evolpo.recipes.runs.fit import check_levels, check_rewards
-from evolpo.recipes.runs.fleet import NoEngine
+from evolpo.recipes.runs.fleet import NoEngine, check_fleet
 from evolpo.recipes.runs.folder import new_run_folder, write_config, write_start
 from evolpo.recipes.runs.lock import locked
 from evolpo.recipes.runs.parallel import check_model
@@ -39,7 +39,6 @@ from evolpo.rl.trainer import Trainer
 from evolpo.rl.training.determinism import fix_order_on_gpu
 from evolpo.rl.training.distributed import from_rank_0, init_distributed
 from evolpo.rollout.engine import RolloutEngine
-from evolpo.rollout.engine_actor import check_address
 from evolpo.rollout.fleet import Fleet
 from evolpo.rollout.prompts import Problem, PromptStream, encode_problems, split_heldout
 from evolpo.rollout.sources import Note
@@ -192,8 +191,6 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     """Join the ranks, find or make the run's folder, keep others out, and read what a resumed run goes on from."""
     rank, world = init_distributed()
     config.check_ranks(world)
-    if config.rollout.fleet.address:
-        check_address(config.rollout.fleet.address)
     checkpoint: Path | None = None
     if config.resume:
         run, checkpoint = resume_point(config.resume)
@@ -207,6 +204,7 @@ def _take_place(config: TrainConfig, stack: ExitStack, run: Path | None, stop: S
     check_model(engine_ranks, base)
     check_model_memory(base, config.trainer.precision, True, adapters=adapters, engine_ranks=engine_ranks)
     check_memory(config.rollout, config.prompts_per_step * config.responses_per_prompt)
+    check_fleet(base, config.rollout, config.trainer.precision)
     check_training_memory(base, config, world)
     run = run or Path(from_rank_0(str(new_run_folder(config.output_dir, config.name)) if rank == 0 else ""))
     stop.run = run

@@ -9,7 +9,7 @@ import torch
 
 from evolpo import InputError
 from evolpo.recipes.config import TrainConfig
-from evolpo.recipes.runs.fleet import check_memory, samplers, trainers
+from evolpo.recipes.runs.fleet import check_fleet, samplers, trainers
 from evolpo.rl.algorithm import AlgorithmConfig
 from evolpo.rollout.engine import FleetConfig, RolloutConfig
 from evolpo.rollout.engine_actor import Description, check_address, files_of, installed, last_cards
@@ -51,11 +51,14 @@ def test_staleness_wants_a_correction() -> None:
     TrainConfig(rollout=rollout, algorithm=AlgorithmConfig(correction="icepop"))
 
 
-def test_more_engines_than_fit() -> None:
+def test_more_engines_than_fit(served_model_path: str) -> None:
     rollout = RolloutConfig(kv_cache_gb=1.0, fleet=FleetConfig(engines=4000))
     with pytest.raises(InputError, match=r"rollout\.fleet\.engines: 4000 engines of .* GiB are more than .* give \d+"):
-        check_memory(rollout, 1 << 30)
-    check_memory(replace(rollout, kv_cache_gb=0.01, fleet=FleetConfig(engines=1)), 1 << 20)
+        check_fleet(served_model_path, rollout, "fp32")
+    check_fleet(served_model_path, replace(rollout, kv_cache_gb=0.01, fleet=FleetConfig(engines=1)), "fp32")
+    check_fleet(served_model_path, RolloutConfig(kv_cache_gb=4000.0), "fp32")  # there is none
+    with pytest.raises(InputError, match="nonsense"):
+        check_fleet(served_model_path, RolloutConfig(fleet=FleetConfig(engines=1, address="nonsense")), "fp32")
 
 
 @pytest.mark.parametrize("address", ["nonsense", ":80", "host:", "127.0.0.1:99999", "no.such.host.invalid:6379"])
