@@ -209,7 +209,7 @@ def _cell(
         if step == config.warmup:
             tokens, waited, began, before = 0.0, 0.0, time.perf_counter(), replace(fleet.counts)
         start = time.perf_counter()
-        for _ in range(ahead.room(step)):
+        for _ in range(ahead.room(step, 1 << 30)):
             drawn = min(lengths.lognormal(np.log(config.median_tokens), tail), LONGEST * config.median_tokens)
             ahead.ask([next(prompts)], step, Sampling(config.responses_per_prompt, max(4, round(drawn))))
             asked += 1

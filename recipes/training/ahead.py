@@ -78,10 +78,11 @@ class Ahead:
         self._replaced: list[Asked] = []
         """Since the last step, because all their responses had the same reward."""
 
-    def room(self, version: int) -> int:
-        """How many groups may be asked for now."""
+    def room(self, version: int, steps: int) -> int:
+        """How many groups may be asked for now, of all that a run of so many steps will take."""
         asked = version * self._per_step + len(self._outstanding)
-        return room(asked, version, self._per_step, self._max_staleness)
+        left = max(0, steps * self._per_step - asked)
+        return min(room(asked, version, self._per_step, self._max_staleness), left)
 
     def ask(self, prompts: Sequence[Prompt], version: int, sampling: Sampling) -> None:
         """Ask for a group for each prompt."""

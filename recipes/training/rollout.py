@@ -114,7 +114,7 @@ def _waited_for(parts: Parts, ahead: Ahead, step: int) -> tuple[list[Group], lis
     most = config.algorithm.max_refills * config.prompts_per_step
     while True:
         ahead.replace_those_without_signal(most)
-        ahead.ask(parts.curriculum.marked(parts.stream.take(ahead.room(step))), step, sampling)
+        ahead.ask(parts.curriculum.marked(parts.stream.take(ahead.room(step, config.steps))), step, sampling)
         found = ahead.take(step)
         if found is not None:
             return found
