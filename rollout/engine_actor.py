@@ -35,7 +35,7 @@ LOOPBACK = "127.0.0.1"
 FOLDER = "evolpo-ray-"
 """Begin of the names of the folders that a cluster on this machine works in; the rest is the process that began it."""
 TOKEN = secrets.token_hex(32)
-"""Whoever starts or joins a cluster of this process must know it; Ray reads a process's token only once."""
+"""Of every cluster that this process starts."""
 VARIABLES = (
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     "RAY_TMPDIR",
@@ -325,8 +325,9 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
         }
-        import ray  # which reads the environment
+        import ray
 
+        read_environment()
         keep_stdout()
         with last_cards(cards):
             ray.init(
@@ -345,6 +346,7 @@ class Cluster:
         check_address(address)
         import ray
 
+        read_environment()
         keep_stdout()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -426,6 +428,15 @@ class Cluster:
                 if str(self._folder) in words or "ray::" in words:
                     process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def read_environment() -> None:
+    """Let Ray read its settings and its token again: vLLM imports it, and what it read then would stay."""
+    from ray import _raylet
+
+    compiled: Any = _raylet
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def keep_stdout() -> None:
