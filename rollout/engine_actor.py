@@ -433,7 +433,10 @@ class Cluster:
 def read_environment() -> None:
     """Let Ray read its settings and its token again: vLLM imports it, and what it read then would stay."""
     from ray import _raylet
+    from ray._private import auto_init_hook, ray_constants
 
+    ray_constants.ENABLE_RAY_CLUSTER = False  # 127.0.0.1 stays what it is
+    auto_init_hook.enable_auto_connect = False
     compiled: Any = _raylet
     compiled.Config.initialize("")
     compiled.AuthenticationTokenLoader.instance().reset_cache()
