@@ -6,6 +6,7 @@ Usage: python loading_worker.py HOW MODEL PRECISION; HOW is sharded, whole, or f
 import ctypes
 import hashlib
 import json
+import os
 import sys
 from itertools import count
 from pathlib import Path
@@ -62,7 +63,8 @@ def main(how: str, path: str, precision: str) -> None:
         "digest": state.hexdigest(),
     }
     print("FOUND " + json.dumps(found), flush=True)
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    os._exit(0)  # Python's own end is now and then too quick for a thread of gloo
 
 
 if __name__ == "__main__":
