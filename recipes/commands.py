@@ -179,7 +179,7 @@ COMMANDS: Mapping[str, Command] = {
     "bench fleet": Command(
         config="bench_fleet",
         schema="evolpo.recipes.bench.fleet:BenchFleetConfig",
-        main="evolpo.recipes.bench.fleet:main",
+        main="evolpo.recipes.bench.fleet:bench_fleet",
         summary="what sampling beside training brings, and what the death of an engine costs",
         example="evolpo bench fleet",
     ),

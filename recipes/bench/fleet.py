@@ -100,11 +100,6 @@ def coin(sample: Sample) -> float:
     return float(sum(sample.text.encode()) % 2)
 
 
-def main(config: BenchFleetConfig) -> None:
-    """Run `evolpo bench fleet` from the command line."""
-    bench_fleet(config)
-
-
 def bench_fleet(config: BenchFleetConfig) -> dict[str, Any]:
     """Measure all cells and the failures; write the figures as they come, print and return them.
 
@@ -138,7 +133,7 @@ def bench_fleet(config: BenchFleetConfig) -> dict[str, Any]:
     cells = [(tail, bound, eta) for tail in config.tails for bound, eta in _bounds(config)]
     with _fleet(config, model, precision, config.engines) as fleet:
         for tail, bound, eta in cells:
-            _add(report, config, _cell(config, trainer, fleet, tail, bound, eta))
+            _add(report, _cell(config, trainer, fleet, tail, bound, eta))
             write_json(Path(config.output), report)
     report["failures"] = {}
     with _fleet(config, model, precision, 2) as fleet:
@@ -244,7 +239,12 @@ def _cell(
     }
 
 
-def _add(report: dict[str, Any], config: BenchFleetConfig, cell: dict[str, Any]) -> None:
+def _key(cell: Mapping[str, Any]) -> str:
+    """Under which a cell's ratio stands in `speedup`, within its tail."""
+    return f"{cell['staleness']}{' soft' if cell['bound'] == 'soft' else ''}"
+
+
+def _add(report: dict[str, Any], cell: dict[str, Any]) -> None:
     """Take a cell into the report."""
     report["cells"].append(cell)
     tail = report["speedup"].setdefault(str(cell["tail"]), {})
@@ -253,7 +253,7 @@ def _add(report: dict[str, Any], config: BenchFleetConfig, cell: dict[str, Any])
     else:
         base = next(one for one in report["cells"] if one["tail"] == cell["tail"] and one["staleness"] == 0)
         ratio = cell["trained_tokens_per_s"] / base["trained_tokens_per_s"]
-        tail[f"{cell['staleness']}{' soft' if cell['bound'] == 'soft' else ''}"] = ratio
+        tail[_key(cell)] = ratio
     report["over_bound"] += cell["over_bound"] if cell["bound"] == "hard" else 0
     report["lost"] += cell["lost"]
     report["duplicates"] += cell["duplicates"]
@@ -317,8 +317,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     }
     table = Table("tail", "bound", "eta", "times", *columns, title=report["processor"])
     for cell in report["cells"]:
-        key = f"{cell['staleness']}{' soft' if cell['bound'] == 'soft' else ''}"
-        times = report["speedup"][str(cell["tail"])][key]
+        times = report["speedup"][str(cell["tail"])][_key(cell)]
         shown = [f"{cell['tail']:g}", cell["bound"], str(cell["staleness"]), f"{times:.2f}"]
         table.add_row(*shown, *(f"{cell[name]:.3g}" for name in columns.values()))
     console.print(table)
